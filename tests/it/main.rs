@@ -1,0 +1,3 @@
+//! The one test binary: a single link step for all that is tested from outside the library.
+
+mod layers;
