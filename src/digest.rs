@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// A sha256 that is fed piece by piece.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub struct Hasher(Sha256);
 
 impl Hasher {

@@ -129,6 +129,7 @@ impl Index {
 }
 
 /// What a manifest's bytes can be.
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, and not for long")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Manifest(Manifest),

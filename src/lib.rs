@@ -15,6 +15,7 @@
 pub mod diagnostic;
 pub mod digest;
 pub mod image;
+pub mod pattern;
 pub mod platform;
 pub mod progress;
 pub mod reference;

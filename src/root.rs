@@ -6,7 +6,7 @@
 //! handle, not the path, is what callers read, write, mount or change. (TRUST: CVE-2019-14271,
 //! CVE-2021-30465, CVE-2024-21626 and their kin all went through a path instead.)
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -205,54 +205,135 @@ pub fn clean(path: &str) -> String {
 }
 
 /// Removes what `name` is in `directory`, a whole tree if it is one. Follows no link; mounts and
-/// other users' renames cannot lead it elsewhere, since it works on handles only.
+/// other users' renames cannot lead it elsewhere, since it works on handles only. However deep the tree
+/// is, it holds three handles and no stack of them: it goes up through `..`, and checks that this is the
+/// directory it came from.
 ///
 /// # Errors
 /// The first failure other than that something is gone already.
 pub fn remove_all(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     let directory = directory.as_fd();
-    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {}
-        Err(error) => return Err(error.into()),
+    match unlink(directory, name)? {
+        Unlinked::Gone => return Ok(()),
+        Unlinked::IsDirectory => {}
     }
-    let open = || {
-        open_no_links(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-    };
-    let child = match open() {
+    // The way down. Only the last directory on it is open.
+    let mut here = enter(directory, name)?;
+    let mut way = vec![Level { name: name.to_owned(), identity: identity(&here)?, listed: Vec::new() }];
+    while let Some(level) = way.last_mut() {
+        if let Some((name, child)) = descend(here.as_fd(), &mut level.listed)? {
+            way.push(Level { name, identity: identity(&child)?, listed: Vec::new() });
+            here = child;
+            continue;
+        }
+        let emptied = way.pop().expect("the loop runs on a last level");
+        let Some(above) = way.last() else {
+            return remove_dir(directory, &emptied.name);
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::openat(&here, "..", flags, Mode::empty())?;
+        if identity(&parent)? != above.identity {
+            return Err(io::Error::other("the directory was moved while it was removed"));
+        }
+        remove_dir(parent.as_fd(), &emptied.name)?;
+        here = parent;
+    }
+    Ok(())
+}
+
+/// A directory that is being removed.
+struct Level {
+    name: OsString,
+    identity: (u64, u64),
+    /// Names in it that were read and not looked at yet.
+    listed: Vec<OsString>,
+}
+
+/// Removes everything in `directory` that is no directory, up to the first directory: that is opened and
+/// given. `None` says that nothing is left.
+fn descend(directory: BorrowedFd<'_>, listed: &mut Vec<OsString>) -> io::Result<Option<(OsString, OwnedFd)>> {
+    loop {
+        if listed.is_empty() {
+            // So many at a time: a directory of millions takes no more memory than others.
+            for entry in rustix::fs::Dir::read_from(directory)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    listed.push(OsStr::from_bytes(name).to_owned());
+                }
+                if listed.len() == 1024 {
+                    break;
+                }
+            }
+        }
+        if listed.is_empty() {
+            return Ok(None);
+        }
+        while let Some(name) = listed.pop() {
+            let unlinked = match unlink(directory, &name) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    rustix::fs::fchmod(directory, Mode::RWXU)?;
+                    unlink(directory, &name)?
+                }
+                other => other?,
+            };
+            if let Unlinked::IsDirectory = unlinked {
+                match enter(directory, &name) {
+                    Ok(child) => return Ok(Some((name, child))),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+enum Unlinked {
+    Gone,
+    IsDirectory,
+}
+
+fn unlink(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Unlinked> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(Unlinked::Gone),
+        Err(Errno::ISDIR) => Ok(Unlinked::IsDirectory),
+        Err(error @ (Errno::PERM | Errno::ACCESS)) => {
+            // What some systems say of a directory, and Linux of one that may not be searched.
+            match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => Ok(Unlinked::IsDirectory),
+                _ => Err(error.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn enter(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    match open_no_links(directory, name, flags, Mode::empty()) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // An ordinary user's own directory without its permission bits.
             rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
-            open()?
+            open_no_links(directory, name, flags, Mode::empty())
         }
-        other => other?,
-    };
-    loop {
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&child)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(OsStr::from_bytes(name).to_owned());
-            }
-        }
-        if names.is_empty() {
-            break;
-        }
-        for name in names {
-            match remove_all(&child, &name) {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    rustix::fs::fchmod(&child, Mode::RWXU)?;
-                    remove_all(&child, &name)?;
-                }
-                other => other?,
-            }
-        }
+        other => other,
     }
+}
+
+fn remove_dir(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ACCESS) => {
+            rustix::fs::fchmod(directory, Mode::RWXU)?;
+            Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]
@@ -303,6 +384,25 @@ mod tests {
         remove_all(open_ambient_dir(dir.path()).unwrap(), OsStr::new("tree")).unwrap();
         assert!(!dir.path().join("tree").exists());
         assert!(outside.path().join("canary").exists());
+    }
+
+    #[test]
+    fn a_deep_and_a_wide_tree_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = open_ambient_dir(dir.path()).unwrap();
+        let mut here = root.try_clone().unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
+            here = open_dir(&here, "d").unwrap();
+        }
+        for at in 0..5000 {
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            rustix::fs::openat(&here, format!("f{at}"), flags, Mode::RUSR).unwrap();
+        }
+        rustix::fs::fchmod(&here, Mode::empty()).unwrap();
+        remove_all(&root, OsStr::new("d")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        remove_all(&root, OsStr::new("d")).unwrap();
     }
 
     #[test]

@@ -1,1 +1,146 @@
-//! (in progress)
+//! What was built from what: pure functions, remembered, keyed by content.
+//!
+//! **action**: an operation and the identities of what it reads give the identity of the layer it
+//! made. **content**: a tree and a selection give the digest of what is selected. Both answers need
+//! nothing on disk; whether a layer is here, or can be had, is the store's question.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{ActionKey, ContentDigest, DiffId, Digest, Hasher, LayerIdentity, TreeIdentity};
+use crate::store::{Store, StoreError};
+
+pub mod content;
+
+/// What a step was made from, by name, so that a later miss can be explained.
+pub type Inputs = BTreeMap<String, String>;
+
+/// One remembered action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The layer that the step made.
+    pub layer: LayerIdentity,
+    /// The same layer by its tar stream, for the image's config.
+    pub diff_id: DiffId,
+    /// When it was made, in nanoseconds since the epoch.
+    pub created: i64,
+}
+
+/// Builds the key of an action.
+#[derive(Debug)]
+pub struct KeyBuilder {
+    hasher: Hasher,
+    inputs: Inputs,
+}
+
+impl KeyBuilder {
+    /// The key of this operation over nothing yet.
+    pub fn new(op: Digest) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.field(b"stave action 1");
+        hasher.update(op.as_bytes());
+        Self { hasher, inputs: Inputs::from([("operation".to_owned(), op.hex())]) }
+    }
+
+    /// Adds the identity of something that the operation reads; `name` says to people what it is.
+    pub fn input(mut self, name: impl Into<String>, identity: &Digest) -> Self {
+        self.hasher.update(identity.as_bytes());
+        let mut name = name.into();
+        while self.inputs.contains_key(&name) {
+            name.push('\'');
+        }
+        self.inputs.insert(name, identity.hex());
+        self
+    }
+
+    /// The key, and what went into it.
+    pub fn finish(self) -> (ActionKey, Inputs) {
+        (ActionKey(self.hasher.finish()), self.inputs)
+    }
+}
+
+/// The records of one store.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache<'a> {
+    store: &'a Store,
+}
+
+impl<'a> Cache<'a> {
+    /// The records that `store` keeps.
+    pub fn new(store: &'a Store) -> Self {
+        Self { store }
+    }
+
+    /// What the action gave, if it is known.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn action(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
+        self.store.read(|db| {
+            db.query_row("SELECT layer, diff_id, created FROM action WHERE key = ?", [key], |row| {
+                Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
+            })
+            .optional()
+        })
+    }
+
+    /// Remembers what the action gave. `step` names the step to people.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn remember_action(
+        &self,
+        key: ActionKey,
+        step: &str,
+        inputs: &Inputs,
+        record: &Record,
+    ) -> Result<(), StoreError> {
+        let inputs = serde_json::to_string(inputs).expect("a map of strings is JSON");
+        let now = self.store.now();
+        self.store.write(|tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO action (key, step, layer, diff_id, inputs, created, used)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                params![key, step, record.layer, record.diff_id, inputs, record.created, now],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The digest of what `selector` chooses in a tree, if it is known.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn content(&self, tree: TreeIdentity, selector: &str) -> Result<Option<ContentDigest>, StoreError> {
+        self.store.read(|db| {
+            db.query_row(
+                "SELECT digest FROM content WHERE tree = ? AND selector = ?",
+                params![tree, selector],
+                |row| row.get(0),
+            )
+            .optional()
+        })
+    }
+
+    /// Remembers the digest of what `selector` chooses in a tree.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn remember_content(
+        &self,
+        tree: TreeIdentity,
+        selector: &str,
+        digest: ContentDigest,
+    ) -> Result<(), StoreError> {
+        let now = self.store.now();
+        self.store.write(|tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO content (tree, selector, digest, used) VALUES (?, ?, ?, ?)",
+                params![tree, selector, digest, now],
+            )?;
+            Ok(())
+        })
+    }
+}

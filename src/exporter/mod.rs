@@ -1,1 +1,251 @@
-//! (in progress)
+//! From layers to an image, and out: one file a destination.
+//!
+//! | file | destination |
+//! |---|---|
+//! | `layout.rs` | an OCI layout, as a folder or a tar (`type=oci`), with Docker's `manifest.json` beside it for `type=docker` |
+//! | `tree.rs` | the files alone, as a tar (`type=tar`) or a folder (`type=local`) |
+//! | `push.rs` | a registry (`type=registry`, `--push`, `stave push`) |
+//!
+//! The store itself (`type=image`) needs no more than [`Image::config`].
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+use oci_spec::image::MediaType;
+use time::OffsetDateTime;
+
+use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
+use crate::image::{Descriptor, History, ImageConfig, Manifest, OCI_MANIFEST};
+use crate::store::compress::{self, Compression};
+use crate::store::{Store, StoreError, layers};
+
+pub mod layout;
+pub mod output;
+pub mod push;
+pub mod tree;
+
+/// Why an image cannot be given out.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot write {what}")]
+    Write { what: String, source: std::io::Error },
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    #[error("the image has no layer for step {0} of its history")]
+    History(usize),
+}
+
+impl ExportError {
+    pub(crate) fn write(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Write { what, source }
+    }
+}
+
+/// One line of an image's history before the layers are known.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub history: History,
+    /// The layer that the step made; none for one that changed the config alone.
+    pub layer: Option<ImageLayer>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLayer {
+    pub identity: LayerIdentity,
+    pub diff_id: DiffId,
+    /// When it was made; none for a base image's, whose history says it.
+    pub created: Option<OffsetDateTime>,
+}
+
+/// A finished image: a config, its bytes and id, and the layers that it names.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub id: ImageId,
+    pub config: ImageConfig,
+    pub bytes: Vec<u8>,
+    pub layers: Vec<ImageLayer>,
+}
+
+/// Puts an image together. Steps that changed the config alone count as made when the layer below
+/// them was, and the image as made when its last step was: the same build gives the same image,
+/// whenever it runs.
+pub fn assemble(mut config: ImageConfig, steps: Vec<Step>) -> Image {
+    let mut layers = Vec::new();
+    let mut last = None;
+    let mut history = Vec::with_capacity(steps.len());
+    for step in steps {
+        let mut entry = step.history;
+        if let Some(layer) = step.layer {
+            entry.created = entry.created.or(layer.created);
+            entry.empty_layer = false;
+            layers.push(layer);
+        } else {
+            entry.created = entry.created.or(last);
+            entry.empty_layer = true;
+        }
+        last = entry.created.or(last);
+        history.push(entry);
+    }
+    config.created = last;
+    config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
+    config.history = history;
+    let (id, bytes) = config.to_bytes();
+    Image { id, config, bytes, layers }
+}
+
+/// How layers leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerFormat {
+    pub compression: Compression,
+    /// Compress again what has another compression already.
+    pub force: bool,
+}
+
+impl Default for LayerFormat {
+    fn default() -> Self {
+        Self { compression: Compression::GZIP, force: false }
+    }
+}
+
+/// The blob of a layer, compressed now if it never was before.
+///
+/// # Errors
+/// [`StoreError::MissingLayer`] if neither a blob nor the files are here.
+pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Result<Descriptor, ExportError> {
+    let ours = format.compression.version();
+    let mut known = vec![ours.as_str()];
+    // A layer from outside keeps the bytes it came as, but nobody wants it uncompressed.
+    if !format.force {
+        known.extend(["gzip", "zstd"]);
+    }
+    for name in known {
+        if let Some((blob, size)) = store.layer_blob(layer.diff_id, name)? {
+            let media_type = layers::media_type(name);
+            return Ok(Descriptor::new(MediaType::from(media_type), blob.0, size));
+        }
+    }
+    let lease = store.lease()?;
+    let mut found = store
+        .find_layers(&[layer.identity], &lease)?
+        .map_err(|missing| StoreError::MissingLayer(missing[0]))?;
+    let on_disk = found.remove(0);
+    let mut writer = store.blob_writer()?;
+    let (reader, mut pipe) = std::io::pipe().map_err(ExportError::write("a pipe"))?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| -> Result<(), ExportError> {
+        let tar = scope.spawn(move || store.write_layer(&on_disk, &mut pipe));
+        let packed = compress::compress(reader, &mut writer, format.compression, threads);
+        // An error while reading the layer is the cause of the other one.
+        tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        packed.map_err(ExportError::write("a compressed layer"))?;
+        Ok(())
+    })?;
+    let (blob, size) = writer.commit(None)?;
+    store.remember_layer_blob(layer.diff_id, &ours, blob, size)?;
+    Ok(Descriptor::new(MediaType::from(layers::media_type(&ours)), blob.0, size))
+}
+
+/// An image as a manifest and the blobs that it names.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    pub descriptor: Descriptor,
+    pub bytes: Vec<u8>,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+}
+
+/// Compresses what is not yet, and writes the manifest.
+///
+/// # Errors
+/// As [`layer_blob`].
+pub fn pack(
+    store: &Store,
+    image: &Image,
+    format: LayerFormat,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Packed, ExportError> {
+    let layers =
+        image.layers.iter().map(|layer| layer_blob(store, layer, format)).collect::<Result<Vec<_>, _>>()?;
+    let config = Descriptor::new(MediaType::ImageConfig, image.id.0, image.bytes.len() as u64);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MediaType::from(OCI_MANIFEST)),
+        artifact_type: None,
+        config: config.clone(),
+        layers: layers.clone(),
+        subject: None,
+        annotations: (!annotations.is_empty()).then(|| annotations.clone()),
+    };
+    let bytes = serde_json::to_vec(&manifest).expect("a manifest has no map with other keys than strings");
+    let mut descriptor =
+        Descriptor::new(MediaType::from(OCI_MANIFEST), Digest::of(&bytes), bytes.len() as u64);
+    descriptor.platform = Some((&image.config.platform()).into());
+    Ok(Packed { descriptor, bytes, config, layers })
+}
+
+/// An image of the store, to be given out again: with the manifest that it came with, if it did.
+///
+/// # Errors
+/// [`StoreError::MissingBlob`] if the store was damaged.
+pub fn stored(store: &Store, image: &crate::store::images::StoredImage) -> Result<Image, ExportError> {
+    let (config, bytes) = store.image_config(image.id)?;
+    let layers = image
+        .diff_ids
+        .iter()
+        .map(|diff_id| ImageLayer {
+            identity: LayerIdentity::of_diff(*diff_id),
+            diff_id: *diff_id,
+            created: None,
+        })
+        .collect();
+    Ok(Image { id: image.id, config, bytes, layers })
+}
+
+/// Copies a blob of the store into `out`, checking that it is what its digest says.
+fn copy_blob(store: &Store, digest: BlobDigest, out: &mut dyn Write) -> Result<(), ExportError> {
+    let (mut file, _) = store.open_blob(digest)?;
+    let mut hasher = crate::digest::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let length = file.read(&mut buffer).map_err(ExportError::write("a blob"))?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+        out.write_all(&buffer[..length]).map_err(ExportError::write("the output"))?;
+    }
+    let found = BlobDigest(hasher.finish());
+    if found == digest { Ok(()) } else { Err(StoreError::Corrupt { wanted: digest, found }.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::Platform;
+
+    #[test]
+    fn an_image_is_as_old_as_its_last_step() {
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).ok();
+        let layer = |byte: u8, created| {
+            let diff_id = DiffId(Digest::from_bytes([byte; 32]));
+            Some(ImageLayer { identity: LayerIdentity::of_diff(diff_id), diff_id, created })
+        };
+        let steps = vec![
+            Step { history: History { created: at(100), ..History::default() }, layer: layer(1, None) },
+            Step { history: History::default(), layer: None },
+            Step { history: History::default(), layer: layer(2, at(300)) },
+            Step { history: History::default(), layer: None },
+        ];
+        let platform = Platform::parse("linux/amd64").unwrap();
+        let image = assemble(ImageConfig::scratch(&platform), steps);
+        let created: Vec<_> = image.config.history.iter().map(|h| h.created).collect();
+        assert_eq!(created, [at(100), at(100), at(300), at(300)]);
+        assert_eq!(image.config.created, at(300));
+        assert_eq!(image.config.rootfs.diff_ids.len(), 2);
+        assert_eq!(image.config.history.iter().filter(|h| h.empty_layer).count(), 2);
+    }
+}

@@ -1,1 +1,47 @@
-//! (in progress)
+//! The distribution protocol: pulling from and pushing to registries.
+//!
+//! ```text
+//! config        what the person configured: mirrors, insecure registries, private CAs
+//! credentials   who we are to which registry: docker's config.json and credential helpers
+//! challenge     WWW-Authenticate, as text
+//! auth          challenges answered: tokens fetched, kept and renewed
+//! trust         certificates: the platform's, certs.d, client certificates
+//! transport     one request: redirects followed by hand, time limits, errors named
+//! endpoint      where a registry is: its hosts, mirrors, schemes and URLs
+//! client        a call: endpoint + auth + transport, retried
+//! manifest, download, upload      what callers want
+//! ```
+//!
+//! Everything a registry sends is taken for hostile. Bytes are checked against digests that the
+//! caller knew before; sizes are bounded before anything is kept; URLs are formed from parsed types
+//! only; credentials go to the host they were configured for and nowhere else. URLs that a
+//! descriptor names itself (foreign layers) are never fetched.
+//!
+//! Specification: OCI distribution specification 1.1, and Docker's token authentication
+//! (distribution.github.io/distribution/spec/auth).
+
+mod auth;
+mod challenge;
+mod client;
+mod config;
+mod credentials;
+mod download;
+mod endpoint;
+mod error;
+mod login;
+mod manifest;
+mod retry;
+mod transport;
+mod trust;
+mod upload;
+
+pub use client::{Client, Options, Proxies};
+pub use config::{Config, ConfigError, Mirror, RegistryConfig};
+pub use credentials::{Credential, CredentialError, Credentials, Secret};
+pub use download::Sink;
+pub use error::{Failure, RegistryError};
+pub use login::{Kept, erase_login, store_login};
+pub use manifest::Fetched;
+pub use retry::Retry;
+pub use trust::TrustError;
+pub use upload::{Pushed, Source};

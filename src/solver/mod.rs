@@ -1,1 +1,439 @@
-//! (in progress)
+//! What to run, once, and in what order: a graph becomes layers.
+//!
+//! Every vertex is looked up before anything runs. Its key is the operation and the identities of
+//! what it reads; a hit gives the identity of its layer with nothing on disk needed for that. Only a
+//! step that really runs asks for the layers below it; one that cannot be had (pruned, lost) makes
+//! its own step run again, and if that gives another identity, all that follows is looked up again:
+//! [`Solver::solve`] starts over, and what is known stays known.
+//!
+//! `schedule` knows order, `op/<name>.rs` are the twins of `llb/op`, `source` brings trees in.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::{Cache, Inputs, Record};
+use crate::diagnostic::Span;
+use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, VertexId};
+use crate::llb::{Definition, Op, Vertex};
+use crate::progress::{Progress, Step};
+use crate::store::layers::{Layer, Scratch, View};
+use crate::store::{Lease, Store, StoreError};
+
+mod cancel;
+pub mod copy;
+mod local;
+mod mounts;
+mod op;
+mod schedule;
+
+pub use cancel::{Cancel, Hook};
+pub use local::Local;
+
+/// A layer in a tree, whether it is on this disk or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainLayer {
+    pub identity: LayerIdentity,
+    pub diff_id: DiffId,
+    /// When the step that made it ran, in nanoseconds since the epoch; none for an image's.
+    pub created: Option<i64>,
+}
+
+/// What a vertex makes.
+#[derive(Debug, Clone)]
+pub enum Tree {
+    /// Layers over one another, lowest first.
+    Layers(Vec<ChainLayer>),
+    /// A directory of the person's.
+    Local(Arc<Local>),
+}
+
+impl Tree {
+    /// The layers.
+    ///
+    /// # Errors
+    /// [`Cause::NotLayers`] for a local directory, which nothing can be built on.
+    fn layers(&self) -> Result<&[ChainLayer], Cause> {
+        match self {
+            Self::Layers(layers) => Ok(layers),
+            Self::Local(_) => Err(Cause::NotLayers),
+        }
+    }
+}
+
+fn identity_of(layers: &[ChainLayer]) -> TreeIdentity {
+    TreeIdentity::of_chain(layers.iter().map(|layer| &layer.identity))
+}
+
+/// Brings layers here that a tree of an image needs.
+pub trait LayerSource: Sync {
+    /// The layers of an image, lowest first.
+    ///
+    /// # Errors
+    /// A text that says why the image is not known.
+    fn layers(&self, image: ImageId) -> Result<Vec<DiffId>, String>;
+
+    /// Unpacks this layer into the store, from wherever it can be had. `Ok(false)` if it cannot be
+    /// had anywhere.
+    ///
+    /// # Errors
+    /// A text that says why a layer that should be had could not be.
+    fn fetch(&self, layer: DiffId, lease: &Lease<'_>, progress: &Progress) -> Result<bool, String>;
+}
+
+/// What a build needs besides its graph.
+pub struct Environment<'a> {
+    pub store: &'a Store,
+    pub progress: &'a Progress,
+    pub images: &'a dyn LayerSource,
+    /// The directories of local sources, by name.
+    pub contexts: &'a BTreeMap<String, PathBuf>,
+    pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// The host's `/etc/resolv.conf`.
+    pub resolv_conf: &'a [u8],
+    pub cancel: &'a Cancel,
+    /// Keeps every layer that the build counts on.
+    pub lease: &'a Lease<'a>,
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub struct SolveError {
+    pub vertex: VertexId,
+    /// The step as people read it.
+    pub name: String,
+    /// The instruction in the Dockerfile.
+    pub span: Option<Span>,
+    pub cause: Cause,
+    /// The last lines of what its process wrote.
+    pub output: Vec<String>,
+}
+
+/// What went wrong in a step.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error("process \"{command}\" did not complete successfully: {status}")]
+    Process { command: String, status: String },
+    #[error("{0}")]
+    Start(String),
+    #[error(transparent)]
+    Copy(#[from] copy::CopyError),
+    #[error(transparent)]
+    Mode(#[from] copy::ModeError),
+    #[error(transparent)]
+    Content(#[from] crate::cache::content::ContentError),
+    #[error(transparent)]
+    User(#[from] crate::runtime::users::UserError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("secret `{0}` is required, but none was given: pass `--secret id={0},src=FILE`")]
+    Secret(String),
+    #[error("mount `{target}`: cannot open `{path}`: {source}")]
+    Mount { target: String, path: String, source: std::io::Error },
+    #[error("{0}")]
+    Image(String),
+    #[error("there is no build context `{0}`")]
+    Context(String),
+    #[error("cannot open the build context `{}`: {source}", path.display())]
+    OpenContext { path: PathBuf, source: std::io::Error },
+    #[error("cannot {0}: {1}")]
+    Io(&'static str, std::io::Error),
+    #[error("a directory of the host is no base of an image")]
+    NotLayers,
+    #[error("canceled")]
+    Canceled,
+    /// Not shown: the solve starts over.
+    #[error("layer {0} is gone")]
+    Gone(LayerIdentity),
+}
+
+/// What a solved graph gives.
+#[derive(Debug)]
+pub struct Solved {
+    trees: HashMap<VertexId, Vec<ChainLayer>>,
+}
+
+impl Solved {
+    /// The layers of a vertex that was solved, lowest first.
+    pub fn layers(&self, vertex: VertexId) -> Option<&[ChainLayer]> {
+        self.trees.get(&vertex).map(Vec::as_slice)
+    }
+}
+
+/// One build's solver.
+pub struct Solver<'a> {
+    environment: Environment<'a>,
+    cache: Cache<'a>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What ran in this build: not to run again when the solve starts over.
+    executed: HashMap<ActionKey, Record>,
+    /// Which vertex made a layer, so that it can be made again.
+    makers: HashMap<LayerIdentity, VertexId>,
+    /// Vertices whose layers are gone.
+    forced: HashSet<VertexId>,
+    /// Vertices that people were told of.
+    shown: HashSet<VertexId>,
+    locals: HashMap<String, Arc<Local>>,
+}
+
+/// The last lines of a process, kept for the error.
+type Tail = Mutex<VecDeque<String>>;
+
+const TAIL: usize = 20;
+
+/// One vertex under way.
+struct Work<'a> {
+    vertex: &'a Vertex,
+    tail: Tail,
+}
+
+impl<'a> Solver<'a> {
+    /// A solver that has done nothing.
+    pub fn new(environment: Environment<'a>) -> Self {
+        let cache = Cache::new(environment.store);
+        Self { environment, cache, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Solves what `targets` need. With `on_disk`, the layers of the targets are here and leased
+    /// when it returns.
+    ///
+    /// # Errors
+    /// The first step that failed; all others have ended by then.
+    pub fn solve(
+        &self,
+        graph: &Definition,
+        targets: &[VertexId],
+        on_disk: bool,
+    ) -> Result<Solved, Box<SolveError>> {
+        loop {
+            let outcome = self.solve_once(graph, targets, on_disk);
+            let gone = match &outcome {
+                Err(error) => match error.cause {
+                    Cause::Gone(identity) => identity,
+                    _ => return outcome,
+                },
+                Ok(_) => return outcome,
+            };
+            let mut state = self.state();
+            let Some(maker) = state.makers.get(&gone).copied() else {
+                return Err(Box::new(SolveError {
+                    vertex: targets[0],
+                    name: String::new(),
+                    span: None,
+                    cause: StoreError::MissingLayer(gone).into(),
+                    output: Vec::new(),
+                }));
+            };
+            state.executed.retain(|_, record| record.layer != gone);
+            state.forced.insert(maker);
+        }
+    }
+
+    fn solve_once(
+        &self,
+        graph: &Definition,
+        targets: &[VertexId],
+        on_disk: bool,
+    ) -> Result<Solved, Box<SolveError>> {
+        let order = graph.reachable(targets);
+        let places: HashMap<VertexId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+        let vertices: Vec<&Vertex> = order.iter().filter_map(|id| graph.get(*id)).collect();
+        let inputs: Vec<Vec<usize>> = vertices
+            .iter()
+            .map(|vertex| vertex.inputs().iter().map(|input| places[input]).collect())
+            .collect();
+        let work = |place: usize, inputs: &[Arc<Tree>]| {
+            let work = Work { vertex: vertices[place], tail: Tail::default() };
+            self.vertex(&work, inputs).map_err(|cause| work.error(cause))
+        };
+        // What a failed step leaves running is ended, unless the solve is only to start over.
+        let stop = || {};
+        let trees = schedule::run(&inputs, work, stop)?;
+        let mut solved = HashMap::new();
+        for (id, tree) in order.iter().zip(&trees) {
+            if let Tree::Layers(layers) = &**tree {
+                solved.insert(*id, layers.clone());
+            }
+        }
+        if on_disk {
+            for target in targets {
+                if let (Some(layers), Some(vertex)) = (solved.get(target), graph.get(*target)) {
+                    let work = Work { vertex, tail: Tail::default() };
+                    self.on_disk(layers).map_err(|cause| work.error(cause))?;
+                }
+            }
+        }
+        Ok(Solved { trees: solved })
+    }
+
+    fn vertex(&self, work: &Work<'_>, inputs: &[Arc<Tree>]) -> Result<Tree, Cause> {
+        if self.environment.cancel.is_canceled() {
+            return Err(Cause::Canceled);
+        }
+        let outcome = match work.vertex.op() {
+            Op::Source(source) => self.source(work, source),
+            Op::Exec(exec) => self.exec(work, exec, inputs),
+            Op::File(file) => self.file(work, file, inputs),
+            Op::Merge(_) => merge(inputs),
+        };
+        if let Err(cause) = &outcome
+            && !matches!(cause, Cause::Gone(_))
+        {
+            // The first failure ends what else runs.
+            self.environment.cancel.cancel();
+        }
+        outcome
+    }
+
+    /// Announces a step, unless people were told of it before the solve started over.
+    fn announce(&self, work: &Work<'_>) -> Option<Step> {
+        let name = &work.vertex.metadata().name;
+        let new = !name.is_empty() && self.state().shown.insert(work.vertex.id());
+        new.then(|| self.environment.progress.step(name.clone()))
+    }
+
+    /// Looks an action up, and runs it over `base` if it is not known. `run` gets the writable tree
+    /// and the step; what it wrote becomes the layer.
+    fn action(
+        &self,
+        work: &Work<'_>,
+        (key, inputs): (ActionKey, Inputs),
+        base: &[ChainLayer],
+        run: impl FnOnce(View, &Step) -> Result<(), Cause>,
+    ) -> Result<Tree, Cause> {
+        let step = self.announce(work);
+        let outcome = self.look_up_or_run(work, key, &inputs, base, step, run);
+        let record = outcome?;
+        self.state().makers.entry(record.layer).or_insert(work.vertex.id());
+        let mut layers = base.to_vec();
+        layers.push(ChainLayer {
+            identity: record.layer,
+            diff_id: record.diff_id,
+            created: Some(record.created),
+        });
+        Ok(Tree::Layers(layers))
+    }
+
+    fn look_up_or_run(
+        &self,
+        work: &Work<'_>,
+        key: ActionKey,
+        inputs: &Inputs,
+        base: &[ChainLayer],
+        step: Option<Step>,
+        run: impl FnOnce(View, &Step) -> Result<(), Cause>,
+    ) -> Result<Record, Cause> {
+        let store = self.environment.store;
+        let probe = || -> Result<Option<Record>, Cause> {
+            let state = self.state();
+            if let Some(record) = state.executed.get(&key) {
+                return Ok(Some(record.clone()));
+            }
+            let fresh = work.vertex.metadata().ignore_cache || state.forced.contains(&work.vertex.id());
+            drop(state);
+            Ok(if fresh { None } else { self.cache.action(key)? })
+        };
+        let cached = |record: Record, step: Option<Step>| {
+            if let Some(step) = step {
+                step.cached();
+            }
+            Ok(record)
+        };
+        if let Some(record) = probe()? {
+            return cached(record, step);
+        }
+        // Two builds that need one step run it once.
+        let _lock = store.lock_name(&format!("action-{}", key.0.hex()))?;
+        if let Some(record) = probe()? {
+            return cached(record, step);
+        }
+        let below = self.on_disk(base)?;
+        if self.environment.cancel.is_canceled() {
+            return Err(Cause::Canceled);
+        }
+        let step =
+            step.unwrap_or_else(|| self.environment.progress.step(work.vertex.metadata().name.clone()));
+        let made = (|| {
+            let scratch = store.scratch()?;
+            run(store.writable_view(&below, &scratch)?, &step)?;
+            self.keep(scratch, &below)
+        })();
+        let (identity, layer) = match made {
+            Ok(made) => {
+                step.done();
+                made
+            }
+            Err(Cause::Canceled) => return Err(Cause::Canceled),
+            Err(cause) => {
+                step.failed(&cause);
+                return Err(cause);
+            }
+        };
+        let record = Record { layer: identity, diff_id: layer.diff_id, created: store.now() };
+        self.cache.remember_action(key, &work.vertex.metadata().name, inputs, &record)?;
+        self.state().executed.insert(key, record.clone());
+        Ok(record)
+    }
+
+    fn keep(&self, scratch: Scratch, below: &[Layer]) -> Result<(LayerIdentity, Layer), Cause> {
+        let store = self.environment.store;
+        let lower = if below.is_empty() { None } else { Some(store.view(below)?) };
+        Ok(store.keep_made(scratch, lower.as_ref(), self.environment.lease)?)
+    }
+
+    /// Has these layers on this disk, fetching those of images that are not.
+    fn on_disk(&self, layers: &[ChainLayer]) -> Result<Vec<Layer>, Cause> {
+        let identities: Vec<LayerIdentity> = layers.iter().map(|layer| layer.identity).collect();
+        let (store, lease) = (self.environment.store, self.environment.lease);
+        let missing = match store.find_layers(&identities, lease)? {
+            Ok(found) => return Ok(found),
+            Err(missing) => missing,
+        };
+        let wanted: Vec<&ChainLayer> =
+            layers.iter().filter(|layer| missing.contains(&layer.identity)).collect();
+        for layer in wanted {
+            let from_outside = layer.identity == LayerIdentity::of_diff(layer.diff_id);
+            let fetched = from_outside
+                && self
+                    .environment
+                    .images
+                    .fetch(layer.diff_id, lease, self.environment.progress)
+                    .map_err(Cause::Image)?;
+            if !fetched {
+                return Err(Cause::Gone(layer.identity));
+            }
+        }
+        store.find_layers(&identities, lease)?.map_err(|missing| Cause::Gone(missing[0]))
+    }
+}
+
+impl Work<'_> {
+    fn error(&self, cause: Cause) -> Box<SolveError> {
+        let metadata = self.vertex.metadata();
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::new(SolveError {
+            vertex: self.vertex.id(),
+            name: metadata.name.clone(),
+            span: metadata.span,
+            cause,
+            output: tail.drain(..).collect(),
+        })
+    }
+}
+
+/// The trees of all inputs over one another.
+fn merge(inputs: &[Arc<Tree>]) -> Result<Tree, Cause> {
+    let mut layers = Vec::new();
+    for input in inputs {
+        layers.extend_from_slice(input.layers()?);
+    }
+    Ok(Tree::Layers(layers))
+}

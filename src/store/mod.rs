@@ -1,1 +1,203 @@
-//! (in progress)
+//! What is on this disk: blobs, unpacked layers, images, and the database that knows them.
+//!
+//! ```text
+//! ROOT/                 0700
+//!   blobs/sha256/<hex>  configs, manifests, layers as they came or were compressed
+//!   layers/<id>/fs      one layer's own files, in overlayfs form
+//!   stave.db            SQLite (WAL): layers, images, names, records, leases, cache mounts
+//!   mounts/<id>/        cache mounts
+//!   containers/<id>/    what `run` keeps of a container
+//!   tmp/  locks/
+//! ```
+//!
+//! Many processes share one root. SQLite is the arbiter: writes are IMMEDIATE transactions, none
+//! spans a step. Nothing is visible before it is whole: written below `tmp/`, renamed into place,
+//! then the row; so a crash leaves only what [`Store::sweep`] recognises.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rusqlite::Connection;
+use rustix::fs::Mode;
+
+use crate::root;
+
+pub mod archive;
+pub mod blobs;
+pub mod compress;
+pub mod containers;
+mod database;
+pub mod images;
+pub mod layer;
+pub mod layers;
+pub mod lease;
+pub mod prune;
+
+pub use lease::Lease;
+
+/// Facts about this machine and process that a store must be told.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The boot's id (`/proc/sys/kernel/random/boot_id`): layers that were not synced in an earlier
+    /// boot may be torn, and are dropped.
+    pub boot: String,
+    /// How layers are unpacked here: what differs inside a user namespace.
+    pub layers: layer::Options,
+    /// Nanoseconds since the Unix epoch.
+    pub now: fn() -> i64,
+}
+
+/// Why a store cannot be used, or an operation on it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {doing} `{}`", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the store's database failed")]
+    Database(#[from] rusqlite::Error),
+    #[error(
+        "the store was written by a newer stave (format {found}, this one knows {known}); use that one, or another `--root`"
+    )]
+    Newer { found: i64, known: i64 },
+    #[error("blob {0} is not in the store")]
+    MissingBlob(crate::digest::BlobDigest),
+    #[error("blob {wanted} has other content: its digest is {found}")]
+    Corrupt { wanted: crate::digest::BlobDigest, found: crate::digest::BlobDigest },
+    #[error("layer {0} is not in the store")]
+    MissingLayer(crate::digest::LayerIdentity),
+    #[error("cannot read the document {what}")]
+    Document { what: String, source: serde_json::Error },
+    #[error(transparent)]
+    Manifest(#[from] crate::image::DocumentError),
+    #[error(
+        "the name `{0}` is in use by another container: choose another, or remove ended ones with `stave prune`"
+    )]
+    NameTaken(String),
+    #[error("{0}")]
+    Archive(String),
+    #[error("cannot unpack the layer {layer}: {source}")]
+    Apply { layer: String, source: Box<layer::ApplyError> },
+    #[error("cannot mount layers: {0}")]
+    Mount(#[source] layer::PathError),
+    #[error("cannot read the layer's files: {0}")]
+    Commit(#[from] Box<layer::CommitError>),
+    #[error("cannot compress the layer: {0}")]
+    Compress(#[from] io::Error),
+}
+
+impl StoreError {
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { doing, path, source }
+    }
+}
+
+/// The store of one root directory. Shared between threads by reference, between processes by the
+/// database.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    environment: Environment,
+    database: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens the store below `path`, made if it is missing, and drops what an earlier boot left torn.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] for a store of a newer format; what the file system and SQLite give.
+    pub fn open(path: &Path, environment: Environment) -> Result<Self, StoreError> {
+        let fail = |doing| StoreError::io(doing, path);
+        std::fs::create_dir_all(path).map_err(fail("create the store"))?;
+        let path = path.canonicalize().map_err(fail("open the store"))?;
+        let root = root::open_ambient_dir(&path).map_err(fail("open the store"))?;
+        // Image content keeps its setuid bits and owners, so nobody else may reach it (S11).
+        let private = Mode::from_raw_mode(0o700);
+        rustix::fs::fchmod(&root, private).map_err(io::Error::from).map_err(fail("make private"))?;
+        for folder in ["blobs/sha256", "layers", "mounts", "containers", "tmp", "locks", "contexts"] {
+            root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
+        }
+        let database = database::open(&path.join("stave.db"))?;
+        let store = Self { path, root, environment, database: Mutex::new(database) };
+        store.drop_torn_layers()?;
+        Ok(store)
+    }
+
+    /// The store's root directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub fn now(&self) -> i64 {
+        (self.environment.now)()
+    }
+
+    /// Which attributes carry overlay marks here.
+    pub fn marks(&self) -> layer::Marks {
+        self.environment.layers.marks
+    }
+
+    /// Reads the database.
+    pub(crate) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        Ok(query(&self.lock())?)
+    }
+
+    /// Changes the database: one IMMEDIATE transaction, all of it or nothing.
+    pub(crate) fn write<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.lock();
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(StoreError::from)?;
+        let value = change(&transaction)?;
+        transaction.commit().map_err(StoreError::from)?;
+        Ok(value)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction open: rusqlite rolls back in its Drop.
+        self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A new private directory below `tmp/`, removed when dropped unless it was moved away. Its name
+    /// tells a sweep who made it.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
+        let folder = self.path.join("tmp");
+        tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempdir_in(&folder)
+            .map_err(StoreError::io("create a temporary directory in", &folder))
+    }
+
+    /// Takes the lock of this name, waiting for whoever has it. Held until dropped, and no longer
+    /// than the process lives.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn lock_name(&self, name: &str) -> Result<lease::FileLock, StoreError> {
+        lease::FileLock::exclusive(&self.lock_path(name))
+    }
+
+    /// As [`Store::lock_name`], but gives nothing at once if somebody else has it.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn try_lock_name(&self, name: &str) -> Result<Option<lease::FileLock>, StoreError> {
+        lease::FileLock::try_exclusive(&self.lock_path(name))
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.path.join("locks").join(name)
+    }
+}

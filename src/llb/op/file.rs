@@ -64,8 +64,8 @@ pub struct MkdirAction {
 }
 
 /// `user[:group]`. Names are looked up in `/etc/passwd` and `/etc/group` of the target tree. Without
-/// a group it is the user's primary one if `user` is in passwd (by name or number), and otherwise
-/// the user's own number.
+/// a group it is the primary one of a user given by name, and the same number for one given by
+/// number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub user: Id,

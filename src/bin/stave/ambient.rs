@@ -1,0 +1,98 @@
+//! What the library must be told: where things are, what time it is, what the machine has.
+
+use std::path::{Path, PathBuf};
+
+use stave::store::layer::{Ids, Options};
+use stave::store::{Environment, Store};
+
+use crate::enter;
+use crate::failure::Failure;
+
+/// Nanoseconds since the epoch.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The store's root: `--root`, `STAVE_ROOT`, `/var/lib/stave` for root and
+/// `$XDG_DATA_HOME/stave` for everybody else.
+pub fn store_root(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    if !crate::enter::is_rootless() {
+        return Ok(PathBuf::from("/var/lib/stave"));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| home().map(|home| home.join(".local/share")));
+    data.map(|data| data.join("stave")).ok_or_else(|| {
+        Failure::usage("cannot find a place for the store: neither XDG_DATA_HOME nor HOME is set")
+            .hint("pass --root DIR")
+    })
+}
+
+/// The person's home directory.
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Opens the store.
+pub fn open_store(given: Option<&Path>) -> Result<Store, Failure> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let environment = Environment {
+        boot: boot.trim().to_owned(),
+        layers: match crate::enter::ids() {
+            enter::Ids::All => Options::ROOT,
+            enter::Ids::Range => Options::USER,
+            enter::Ids::One => Options { ids: Ids::Single, ..Options::USER },
+        },
+        now,
+    };
+    Ok(Store::open(&store_root(given)?, environment)?)
+}
+
+/// The host's name servers, for `/etc/resolv.conf` of steps on the host's network.
+pub fn resolv_conf() -> Vec<u8> {
+    std::fs::read("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// The machine's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The files of stave's configuration that are there, in the order in which they are merged.
+pub fn config_files() -> Vec<PathBuf> {
+    let user = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home().map(|home| home.join(".config")))
+        .map(|config| config.join("stave/config.toml"));
+    let mut files: Vec<PathBuf> = [Some(PathBuf::from("/etc/stave/config.toml")), user]
+        .into_iter()
+        .flatten()
+        .filter(|path| path.exists())
+        .collect();
+    // One that is named must be there: a missing one is an error when it is read.
+    files.extend(std::env::var_os("STAVE_CONFIG").map(PathBuf::from));
+    files
+}
+
+/// The folders that may hold `certs.d`.
+pub fn certificate_folders() -> Vec<PathBuf> {
+    let user = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home().map(|home| home.join(".config")))
+        .map(|config| config.join("stave/certs.d"));
+    [Some(PathBuf::from("/etc/stave/certs.d")), user, Some(PathBuf::from("/etc/docker/certs.d"))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Docker's `config.json`: `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
+pub fn docker_config() -> Option<PathBuf> {
+    std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| home().map(|home| home.join(".docker")))
+        .map(|folder| folder.join("config.json"))
+}

@@ -1,0 +1,145 @@
+//! What the verbs share: the store, the registry client, and how names and tables are read and
+//! written.
+
+use std::path::PathBuf;
+
+use stave::engine::Engine;
+use stave::progress::Progress;
+use stave::reference::Reference;
+use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret};
+use stave::store::Store;
+use stave::store::images::StoredImage;
+
+use crate::ambient;
+use crate::failure::Failure;
+use crate::progress::{Form, Shown};
+
+/// What was given before the verb.
+#[derive(Debug)]
+pub struct Context {
+    pub root: Option<PathBuf>,
+}
+
+impl Context {
+    /// Opens the store.
+    pub fn store(&self) -> Result<Store, Failure> {
+        ambient::open_store(self.root.as_deref())
+    }
+
+    /// Does `work` with an engine whose progress is shown as `form` says.
+    pub fn with_engine<T>(
+        &self,
+        form: Form,
+        work: impl FnOnce(&Engine<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let store = self.store()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let shown = Shown::new(form);
+        let engine = engine(&store, &runtime, shown.progress.clone())?;
+        let outcome = work(&engine);
+        drop(engine);
+        drop(shown);
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+fn engine<'a>(
+    store: &'a Store,
+    runtime: &tokio::runtime::Runtime,
+    progress: Progress,
+) -> Result<Engine<'a>, Failure> {
+    Ok(Engine { store, registry: client()?, runtime: runtime.handle().clone(), progress })
+}
+
+/// A client with the person's configuration and credentials.
+pub fn client() -> Result<Client, Failure> {
+    let mut config = Config::default();
+    for file in ambient::config_files() {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
+        let parsed =
+            Config::parse(&file.display().to_string(), &text).map_err(|error| Failure::from_error(&error))?;
+        config = config.merge(parsed);
+    }
+    let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+    let proxies = Proxies {
+        http: variable(["http_proxy", "HTTP_PROXY"]).map(Secret::new),
+        https: variable(["https_proxy", "HTTPS_PROXY"]).map(Secret::new),
+        none_for: variable(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+    };
+    let options = Options {
+        config,
+        certs_dirs: ambient::certificate_folders(),
+        credentials: credentials(),
+        proxies,
+        seed: ambient::now().unsigned_abs(),
+        ..Options::default()
+    };
+    Ok(Client::new(options)?)
+}
+
+/// Where credentials are kept.
+pub fn credentials() -> Credentials {
+    let mut files: Vec<PathBuf> =
+        std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from).into_iter().collect();
+    files.extend(ambient::docker_config());
+    Credentials { files, helper_dirs: program_folders(), ..Credentials::default() }
+}
+
+/// The folders of `PATH`.
+pub fn program_folders() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// The image that a person means, or an error that names it.
+pub fn find_image(store: &Store, text: &str) -> Result<StoredImage, Failure> {
+    if let Some(found) = store.find_image(text)? {
+        return Ok(found);
+    }
+    let failure = Failure::new(format!("no such image: `{text}`"));
+    let names: Vec<String> =
+        store.images()?.into_iter().filter_map(|listed| Some(listed.name?.familiar())).collect();
+    let wanted = Reference::parse(text).map(|name| name.familiar()).unwrap_or_else(|_| text.to_owned());
+    Err(match stave::diagnostic::nearest(&wanted, names.iter().map(String::as_str)) {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None => failure.hint("`stave images` lists what is here, `stave pull` fetches more"),
+    })
+}
+
+/// Rows as columns, three blanks apart, in Docker's way.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|title| title.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            line.push_str(&format!("{cell:<width$}   "));
+        }
+        line.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&mut header.iter().copied());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+/// How long ago, in words.
+pub fn ago(then: i64) -> String {
+    let seconds = (ambient::now().saturating_sub(then) / 1_000_000_000).max(0);
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3_600 => (seconds / 60, "minute"),
+        3_600..172_800 => (seconds / 3_600, "hour"),
+        172_800..1_209_600 => (seconds / 86_400, "day"),
+        1_209_600..5_184_000 => (seconds / 604_800, "week"),
+        5_184_000..63_072_000 => (seconds / 2_592_000, "month"),
+        _ => (seconds / 31_536_000, "year"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}

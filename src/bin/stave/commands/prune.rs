@@ -1,0 +1,59 @@
+//! `stave prune`
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use stave::store::prune::PruneOptions;
+
+use super::context::Context;
+use crate::failure::Failure;
+use crate::progress::human_size;
+
+/// Remove what nobody needs: ended containers, images without a name, the build cache, leftovers of crashes
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Remove all images that no container uses, named or not
+    #[arg(short, long)]
+    all: bool,
+    /// Remove what is in cache mounts too
+    #[arg(long)]
+    volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    if !args.force && std::io::stdin().is_terminal() {
+        let images = if args.all { "all images" } else { "all images without a name" };
+        eprint!("This removes ended containers, {images} and the build cache. Continue? [y/N] ");
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let options = PruneOptions {
+        unnamed_images: true,
+        all_images: args.all,
+        build_cache: true,
+        cache_mounts: args.volumes,
+    };
+    let pruned = context.store()?.prune(options)?;
+    for container in &pruned.containers {
+        println!("Deleted container: {container}");
+    }
+    for image in &pruned.images {
+        println!("Deleted: {image}");
+    }
+    println!(
+        "Removed {} images, {} layers, {} blobs and {} cache records",
+        pruned.images.len(),
+        pruned.layers,
+        pruned.blobs,
+        pruned.records
+    );
+    println!("Total reclaimed space: {}", human_size(pruned.bytes));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,46 @@
+//! `stave rmi`
+
+use std::process::ExitCode;
+
+use stave::reference::Reference;
+use stave::store::prune::Pruned;
+
+use super::context::{Context, find_image};
+use crate::failure::Failure;
+
+/// Remove names, and the images that no name points at any more
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names or ids
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// Remove an image with all of its names
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let store = context.store()?;
+    for text in &args.images {
+        let image = find_image(&store, text)?;
+        let names = store.names_of(image.id)?;
+        let named = Reference::parse(text).ok().filter(|name| names.contains(name));
+        let gone: Vec<Reference> = match named {
+            Some(name) => vec![name],
+            None if names.len() > 1 && !args.force => {
+                return Err(Failure::new(format!("image {} has {} names", image.id.0.short(), names.len()))
+                    .hint("pass --force to remove it with all of them"));
+            }
+            None => names,
+        };
+        for name in gone {
+            store.untag(&name)?;
+            println!("Untagged: {}", name.familiar());
+        }
+        if store.forget_image(image.id)? {
+            println!("Deleted: {}", image.id);
+        }
+    }
+    store.sweep(&mut Pruned::default())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,166 @@
+//! The form for logs, in the shape that readers of BuildKit's logs know.
+//!
+//! ```text
+//! #4 [build 2/3] RUN make
+//! #4 0.120 output
+//! #4 DONE 0.3s
+//! ```
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::Instant;
+
+use stave::diagnostic::printable;
+use stave::progress::{Event, StepId};
+
+use super::{Display, Lines, human_size};
+
+pub struct Plain<W> {
+    out: W,
+    steps: HashMap<StepId, Shown>,
+    /// The step that the last line was about.
+    current: Option<StepId>,
+}
+
+struct Shown {
+    name: String,
+    started: Instant,
+    lines: Lines,
+    transfers: HashMap<String, u64>,
+}
+
+impl<W: Write + Send> Plain<W> {
+    pub fn new(out: W) -> Self {
+        Self { out, steps: HashMap::new(), current: None }
+    }
+
+    /// Names the step again if the lines before were about another.
+    fn turn_to(&mut self, step: StepId) {
+        if self.current == Some(step) {
+            return;
+        }
+        if self.current.is_some() {
+            self.line("");
+        }
+        self.current = Some(step);
+        if let Some(shown) = self.steps.get(&step) {
+            let name = printable(&shown.name);
+            self.line(&format!("#{} {name}", step.0));
+        }
+    }
+
+    fn say(&mut self, step: StepId, what: &str) {
+        self.turn_to(step);
+        self.line(&format!("#{} {what}", step.0));
+    }
+
+    fn output(&mut self, step: StepId, bytes: Option<&[u8]>) {
+        let Some(shown) = self.steps.get_mut(&step) else { return };
+        let at = shown.started.elapsed().as_secs_f64();
+        let mut lines = Vec::new();
+        match bytes {
+            Some(bytes) => shown.lines.push(bytes, |line| lines.push(line.to_owned())),
+            None => shown.lines.flush(|line| lines.push(line.to_owned())),
+        }
+        for line in lines {
+            self.say(step, &format!("{at:.3} {line}"));
+        }
+    }
+
+    fn end(&mut self, step: StepId, how: impl FnOnce(f64) -> String) {
+        self.output(step, None);
+        let seconds = self.steps.get(&step).map_or(0.0, |shown| shown.started.elapsed().as_secs_f64());
+        self.say(step, &how(seconds));
+        self.steps.remove(&step);
+        self.line("");
+        self.current = None;
+    }
+
+    fn line(&mut self, text: &str) {
+        // Nobody reads any more: the work goes on all the same.
+        let _ = writeln!(self.out, "{text}");
+    }
+}
+
+impl<W: Write + Send> Display for Plain<W> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Started { step, name } => {
+                let shown = Shown {
+                    name: name.clone(),
+                    started: Instant::now(),
+                    lines: Lines::default(),
+                    transfers: HashMap::new(),
+                };
+                self.steps.insert(*step, shown);
+                self.turn_to(*step);
+            }
+            Event::Output { step, bytes, .. } => self.output(*step, Some(bytes)),
+            Event::Transfer { step, part, current, total } => {
+                let Some(shown) = self.steps.get_mut(step) else { return };
+                // A log gets a line at the beginning, at the end, and every 16 MiB.
+                let last = shown.transfers.get(part).copied();
+                if last.is_none_or(|last| current - last.min(*current) >= 16 << 20)
+                    || Some(*current) == *total
+                {
+                    shown.transfers.insert(part.clone(), *current);
+                    let of = total.map(|total| format!(" / {}", human_size(total))).unwrap_or_default();
+                    let what = format!("{} {}{of}", printable(part), human_size(*current));
+                    self.say(*step, &what);
+                }
+            }
+            Event::Cached { step } => self.end(*step, |_| "CACHED".to_owned()),
+            Event::Done { step } => self.end(*step, |seconds| format!("DONE {seconds:.1}s")),
+            Event::Failed { step, error } => {
+                self.end(*step, |_| format!("ERROR: {}", printable(error).replace('\n', " ")));
+            }
+            Event::Canceled { step } => self.end(*step, |_| "CANCELED".to_owned()),
+            Event::Warning { message } => {
+                let text = format!("WARN: {}", printable(message));
+                self.line(&text);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let _ = self.out.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stave::progress::Stream;
+
+    #[test]
+    fn steps_read_like_a_log() {
+        let mut out = Vec::new();
+        let mut plain = Plain::new(&mut out);
+        let (one, two) = (StepId(1), StepId(2));
+        plain.event(&Event::Started { step: one, name: "[1/2] RUN a".into() });
+        plain.event(&Event::Started { step: two, name: "[2/2] RUN b".into() });
+        plain.event(&Event::Output { step: one, stream: Stream::Stdout, bytes: b"hel".to_vec() });
+        plain.event(&Event::Output { step: one, stream: Stream::Stdout, bytes: b"lo\nrest".to_vec() });
+        plain.event(&Event::Cached { step: two });
+        plain.event(&Event::Failed { step: one, error: "exit \u{1b}1".into() });
+        let text = String::from_utf8(out).unwrap();
+        let text = regex_free_times(&text);
+        assert_eq!(
+            text,
+            "#1 [1/2] RUN a\n\n#2 [2/2] RUN b\n\n#1 [1/2] RUN a\n#1 T hello\n\n#2 [2/2] RUN b\n#2 CACHED\n\n\
+             #1 [1/2] RUN a\n#1 T rest\n#1 ERROR: exit \\u{1b}1\n\n"
+        );
+    }
+
+    fn regex_free_times(text: &str) -> String {
+        text.lines()
+            .map(|line| {
+                let words: Vec<&str> = line
+                    .split(' ')
+                    .map(|word| if word.parse::<f64>().is_ok() && word.contains('.') { "T" } else { word })
+                    .collect();
+                words.join(" ") + "\n"
+            })
+            .collect()
+    }
+}

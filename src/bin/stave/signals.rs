@@ -1,0 +1,131 @@
+//! Ctrl-C and its kin. A build is asked to end by the first and ends with the second; a container
+//! gets what this program gets.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::signal::{SigSet, Signal};
+use stave::runtime::Process;
+
+/// The signal that ended the work, if one did.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// Has `react` called when the person or the system wants the work to end. Must be called before
+/// any other thread exists, so that none of them gets the signals.
+pub fn on_interrupt(react: impl Fn() + Send + 'static) {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    if signals.thread_block().is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            let before = RECEIVED.swap(signal as i32, Ordering::SeqCst);
+            if before != 0 {
+                // What we started hangs on a pipe to us and ends with us.
+                std::process::exit(128 + signal as i32);
+            }
+            react();
+        }
+    });
+}
+
+/// The exit code of whoever was interrupted: 130, 143.
+pub fn exit_code() -> Option<u8> {
+    match RECEIVED.load(Ordering::SeqCst) {
+        0 => None,
+        signal => u8::try_from(128 + signal).ok(),
+    }
+}
+
+/// Passes signals on to a container.
+pub struct Forwarder {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    process: Option<Process>,
+    terminal: Option<OwnedFd>,
+    /// What came before there was a container.
+    early: Vec<i32>,
+    ends: u32,
+}
+
+/// How often a person asks before the container is killed.
+const PATIENCE: u32 = 3;
+
+impl Forwarder {
+    /// Takes the signals from now on. Must be called before any other thread exists.
+    pub fn new() -> Self {
+        let mut signals = SigSet::empty();
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGWINCH,
+        ] {
+            signals.add(signal);
+        }
+        let state = Arc::new(Mutex::new(State::default()));
+        let ours = Arc::clone(&state);
+        if signals.thread_block().is_ok() {
+            std::thread::spawn(move || {
+                while let Ok(signal) = signals.wait() {
+                    ours.lock().unwrap_or_else(PoisonError::into_inner).take(signal);
+                }
+            });
+        }
+        Self { state }
+    }
+
+    /// Keeps the size of this terminal equal to that of the person's.
+    pub fn resize(&self, terminal: OwnedFd) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.terminal = Some(terminal);
+        state.follow_size();
+    }
+
+    /// Sends this process what comes, and what came already.
+    pub fn forward_to(&self, process: Process) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in std::mem::take(&mut state.early) {
+            let _ = process.signal(signal);
+        }
+        state.process = Some(process);
+    }
+}
+
+impl State {
+    fn take(&mut self, signal: Signal) {
+        if signal == Signal::SIGWINCH {
+            self.follow_size();
+            return;
+        }
+        self.ends += u32::from(matches!(signal, Signal::SIGINT | Signal::SIGTERM));
+        match &self.process {
+            Some(process) if self.ends >= PATIENCE => process.kill(),
+            Some(process) => {
+                let _ = process.signal(signal as i32);
+            }
+            // Nothing runs yet: the image is being fetched, perhaps.
+            None if self.ends > 0 => std::process::exit(128 + signal as i32),
+            None => self.early.push(signal as i32),
+        }
+    }
+
+    fn follow_size(&self) {
+        if let Some(terminal) = &self.terminal {
+            let (ws_row, ws_col) = crate::terminal::size();
+            let size = rustix::termios::Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+            let _ = rustix::termios::tcsetwinsize(terminal, size);
+        }
+    }
+}

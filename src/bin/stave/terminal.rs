@@ -1,0 +1,37 @@
+//! The person's terminal: its size, and its raw mode while a container has it.
+
+use std::io;
+
+use rustix::termios::{self, OptionalActions, Termios};
+
+/// Rows and columns; 24 by 80 where there is no terminal.
+pub fn size() -> (u16, u16) {
+    termios::tcgetwinsize(io::stdout())
+        .or_else(|_| termios::tcgetwinsize(io::stdin()))
+        .map_or((24, 80), |size| (size.ws_row, size.ws_col))
+}
+
+/// Every key goes through as it is, until this is dropped.
+pub struct Raw {
+    before: Option<Termios>,
+}
+
+impl Raw {
+    pub fn new() -> io::Result<Self> {
+        let Ok(before) = termios::tcgetattr(io::stdin()) else {
+            return Ok(Self { before: None });
+        };
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self { before: Some(before) })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}

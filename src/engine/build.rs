@@ -1,0 +1,268 @@
+//! `build`: a Dockerfile and its contexts become an image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use crate::cache::content::ContentError;
+use crate::diagnostic::{Diagnostic, SourceText};
+use crate::exporter::{self, ExportError, Image, ImageLayer};
+use crate::image::History;
+use crate::llb::{CopyAction, CopySource};
+use crate::parser::ignore::IgnorePattern;
+use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::solver::{Cancel, Cause, SolveError, Solver, copy};
+use crate::store::{Lease, StoreError};
+
+use super::Engine;
+use super::pull::{Layers, Policy, PullError, Remotes};
+
+/// What to build, and from what.
+#[derive(Debug)]
+pub struct BuildRequest {
+    pub dockerfile: SourceText,
+    /// The `.dockerignore` that applies, if there is one.
+    pub ignore: Option<SourceText>,
+    /// Directories by name; the main one is `context`.
+    pub contexts: BTreeMap<String, PathBuf>,
+    pub options: BuildOptions,
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Ask registries for newer images.
+    pub pull: bool,
+    /// The host's `/etc/resolv.conf`.
+    pub resolv_conf: Vec<u8>,
+    pub cancel: Cancel,
+    /// Whether the image's layers are needed here when the build ends.
+    pub layers_needed: bool,
+}
+
+/// An image that was built. Its layers stay for as long as this lives.
+#[derive(Debug)]
+pub struct Built<'a> {
+    pub image: Image,
+    pub warnings: Vec<Diagnostic>,
+    _lease: Lease<'a>,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The Dockerfile is wrong, or a step failed; each finding says where.
+    #[error("the build failed")]
+    Findings(Vec<Diagnostic>),
+    #[error("canceled")]
+    Canceled,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An error and all of its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl<'a> Engine<'a> {
+    /// Builds an image. Nothing is named or exported yet.
+    ///
+    /// # Errors
+    /// [`BuildError`]. What was built by then is cached.
+    pub fn build(&self, request: &BuildRequest) -> Result<Built<'a>, BuildError> {
+        let lease = self.store.lease()?;
+        let mut options = request.options.clone();
+        let mut excluded = Vec::new();
+        let dockerfile = self
+            .read(&format!("load build definition from {}", request.dockerfile.name()), || {
+                parser::parse(&request.dockerfile)
+            })?;
+        if let Some(ignore) = &request.ignore {
+            excluded =
+                self.read("load .dockerignore", || parser::ignore::ignore(ignore).map_err(|one| vec![one]))?;
+            options.excludes = excluded.iter().map(|one| one.pattern.clone()).collect();
+        }
+        let remotes = Remotes::default();
+        let lowered = self.lower(&dockerfile, &options, &remotes, request.pull)?;
+        let layers = Layers { engine: self, remotes: &remotes };
+        let environment = crate::solver::Environment {
+            store: self.store,
+            progress: &self.progress,
+            images: &layers,
+            contexts: &request.contexts,
+            secrets: &request.secrets,
+            resolv_conf: &request.resolv_conf,
+            cancel: &request.cancel,
+            lease: &lease,
+        };
+        let solver = Solver::new(environment);
+        let solved = solver
+            .solve(&lowered.definition, &[lowered.target], request.layers_needed)
+            .map_err(|error| self.failed(request, &excluded, *error))?;
+        drop(solver);
+        let image = assemble(&lowered, &solved);
+        Ok(Built { image, warnings: lowered.warnings, _lease: lease })
+    }
+
+    /// Writes the files of an image into a folder, as those of whoever runs this.
+    ///
+    /// # Errors
+    /// What reading the layers and writing give.
+    pub fn export_folder(&self, image: &Image, folder: &Path) -> Result<(), ExportError> {
+        let action = CopyAction {
+            from: CopySource::Tree { input: 0, path: "/".to_owned(), optional: false },
+            destination: "/".to_owned(),
+            owner: None,
+            mode: None,
+            excludes: Vec::new(),
+            parents: false,
+            unpack: false,
+        };
+        exporter::tree::write_folder(self.store, image, folder, |tree, listing, target| {
+            let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+            let spec = copy::Spec::of(&action, Some(owner)).map_err(|error| chain(&error))?;
+            copy::copy(copy::Source::Tree { tree, listing }, target, &spec).map_err(|error| chain(&error))
+        })
+    }
+
+    /// A step that reads something of the person's.
+    fn read<T>(
+        &self,
+        what: &str,
+        read: impl FnOnce() -> Result<T, Vec<Diagnostic>>,
+    ) -> Result<T, BuildError> {
+        let step = self.progress.step(format!("[internal] {what}"));
+        match read() {
+            Ok(value) => {
+                step.done();
+                Ok(value)
+            }
+            Err(findings) => {
+                step.failed(findings.first().map_or("", |finding| finding.message.as_str()));
+                Err(BuildError::Findings(findings))
+            }
+        }
+    }
+
+    /// Lowers, finding the images that it asks for, until it asks for no more.
+    fn lower(
+        &self,
+        dockerfile: &parser::Dockerfile,
+        options: &BuildOptions,
+        remotes: &Remotes,
+        pull: bool,
+    ) -> Result<Lowered, BuildError> {
+        let mut images: BTreeMap<(Reference, Platform), ResolvedImage> = BTreeMap::new();
+        loop {
+            let needs = match parser::lower(dockerfile, options, &images).map_err(BuildError::Findings)? {
+                Lowering::Done(lowered) => return Ok(*lowered),
+                Lowering::Needs(needs) => needs,
+            };
+            for need in needs {
+                let step = self.progress.step(format!("[internal] load metadata for {}", need.reference));
+                let policy = if pull { Policy::Always } else { Policy::Missing };
+                match self.resolve(remotes, &need.reference, &need.platform, policy) {
+                    Ok(found) => {
+                        step.done();
+                        let image = ResolvedImage {
+                            id: found.id,
+                            config: found.config,
+                            reference: need.reference.clone(),
+                        };
+                        images.insert((need.reference, need.platform), image);
+                    }
+                    Err(error) => {
+                        step.failed(&error);
+                        return Err(BuildError::Findings(vec![self.missing_image(
+                            &dockerfile.source,
+                            &need,
+                            &error,
+                        )]));
+                    }
+                }
+            }
+        }
+    }
+
+    fn missing_image(&self, source: &SourceText, need: &parser::ImageNeed, error: &PullError) -> Diagnostic {
+        let name = need.reference.familiar();
+        let finding = Diagnostic::error(format!("cannot get the image `{name}`: {}", chain(error)))
+            .at(source, need.span);
+        let known: Vec<String> = self
+            .store
+            .images()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|listed| Some(listed.name?.familiar()))
+            .collect();
+        match crate::diagnostic::nearest(&name, known.iter().map(String::as_str)) {
+            Some(near) => finding.hint(format!("the store has an image `{near}`")),
+            None => finding,
+        }
+    }
+
+    fn failed(&self, request: &BuildRequest, excluded: &[IgnorePattern], error: SolveError) -> BuildError {
+        if matches!(error.cause, Cause::Canceled) {
+            return BuildError::Canceled;
+        }
+        let mut finding = Diagnostic::error(chain(&error.cause));
+        if let Some(span) = error.span {
+            finding = finding.at(&request.dockerfile, span);
+        }
+        if let (Cause::Content(ContentError::Ignored { pattern, .. }), Some(ignore)) =
+            (&error.cause, &request.ignore)
+            && let Some(by) = excluded.iter().rfind(|one| one.pattern == *pattern)
+        {
+            finding = finding.hint(format!("`{}` line {} excludes it: `{pattern}`", ignore.name(), by.line));
+        }
+        if !error.output.is_empty() {
+            finding =
+                finding.hint(format!("the step's last output was:\n    {}", error.output.join("\n    ")));
+        }
+        BuildError::Findings(vec![finding])
+    }
+}
+
+fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {
+    let base = lowered.base.iter().flat_map(|base| &base.config.rootfs.diff_ids);
+    let mut inherited = base.map(|diff_id| ImageLayer {
+        identity: crate::digest::LayerIdentity::of_diff(*diff_id),
+        diff_id: *diff_id,
+        created: None,
+    });
+    let mut steps = Vec::new();
+    for entry in &lowered.history {
+        let layer = match entry.vertex {
+            Some(vertex) => solved.layers(vertex).and_then(<[_]>::last).map(|layer| ImageLayer {
+                identity: layer.identity,
+                diff_id: layer.diff_id,
+                created: layer
+                    .created
+                    .and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(i128::from(at)).ok()),
+            }),
+            None if entry.base.as_ref().is_some_and(|line| !line.empty_layer) => inherited.next(),
+            None => None,
+        };
+        let history = entry.base.clone().unwrap_or_else(|| History {
+            created_by: Some(entry.created_by.clone()),
+            comment: entry.comment.clone(),
+            ..History::default()
+        });
+        steps.push(exporter::Step { history, layer });
+    }
+    // A base image whose history is shorter than its layers, or missing, keeps all of its layers.
+    let rest: Vec<exporter::Step> =
+        inherited.map(|layer| exporter::Step { history: History::default(), layer: Some(layer) }).collect();
+    steps.splice(0..0, rest);
+    exporter::assemble(lowered.config.clone(), steps)
+}

@@ -1,0 +1,57 @@
+//! Images to registries.
+
+use std::collections::BTreeMap;
+
+use crate::exporter::{self, ExportError, LayerFormat, push};
+use crate::image::Descriptor;
+use crate::reference::Reference;
+use crate::store::images::StoredImage;
+
+use super::Engine;
+
+impl Engine<'_> {
+    /// Sends an image of the store to the registry of `name`; gives what the registry holds then.
+    /// An image that came with a manifest goes with that one: nothing that is there moves again.
+    ///
+    /// # Errors
+    /// [`ExportError`]; then `name` at the registry is what it was.
+    pub fn push(
+        &self,
+        image: &StoredImage,
+        name: &Reference,
+        format: LayerFormat,
+    ) -> Result<Descriptor, ExportError> {
+        let step = self.progress.step(format!("push {}", name.familiar()));
+        let outcome = self.push_with(image, name, format, &step);
+        match &outcome {
+            Ok(_) => step.done(),
+            Err(error) => step.failed(error),
+        }
+        outcome
+    }
+
+    fn push_with(
+        &self,
+        image: &StoredImage,
+        name: &Reference,
+        format: LayerFormat,
+        step: &crate::progress::Step,
+    ) -> Result<Descriptor, ExportError> {
+        let original = match image.manifest.filter(|_| !format.force) {
+            Some(manifest) => push::original(self.store, manifest)?,
+            None => None,
+        };
+        let packed = match original {
+            Some(packed) => packed,
+            None => {
+                let whole = exporter::stored(self.store, image)?;
+                let packed = exporter::pack(self.store, &whole, format, &BTreeMap::new())?;
+                let manifest = self.store.put_blob(&packed.bytes)?;
+                self.store.put_image(&whole.bytes, Some(manifest))?;
+                packed
+            }
+        };
+        let sources = self.store.names_of(image.id)?;
+        self.runtime.block_on(push::push(&self.registry, self.store, name, &packed, &sources, step))
+    }
+}

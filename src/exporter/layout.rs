@@ -1,0 +1,179 @@
+//! OCI image layouts, as a folder or a tar; with Docker's `manifest.json`, `docker load` reads them.
+//!
+//! Source: OCI image specification, image-layout.md; moby's image specification v1.2 for
+//! `manifest.json`. Times of members are zero and their order is fixed, so equal images give equal
+//! archives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+
+use oci_spec::image::MediaType;
+use serde_json::json;
+
+use super::{ExportError, Packed, copy_blob};
+use crate::digest::BlobDigest;
+use crate::image::{Descriptor, Index, OCI_INDEX};
+use crate::reference::Reference;
+use crate::store::Store;
+
+/// An image and the names it shall bear in the layout.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    pub packed: &'a Packed,
+    /// The config's bytes.
+    pub config: &'a [u8],
+    pub names: &'a [Reference],
+}
+
+/// The members of a layout, in order.
+struct Members<'a> {
+    documents: Vec<(&'static str, Vec<u8>)>,
+    inline: BTreeMap<BlobDigest, &'a [u8]>,
+    stored: BTreeSet<(BlobDigest, u64)>,
+}
+
+fn members<'a>(entries: &[Entry<'a>], docker: bool) -> Members<'a> {
+    let mut manifests = Vec::new();
+    let mut inline = BTreeMap::new();
+    let mut stored = BTreeSet::new();
+    let mut list = Vec::new();
+    for entry in entries {
+        let named = |name: Option<&Reference>| {
+            let mut descriptor = entry.packed.descriptor.clone();
+            if let Some(name) = name {
+                let mut annotations = descriptor.annotations.take().unwrap_or_default();
+                annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+                if let Some(tag) = name.tag() {
+                    annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+                }
+                descriptor.annotations = Some(annotations);
+            }
+            descriptor
+        };
+        if entry.names.is_empty() {
+            manifests.push(named(None));
+        } else {
+            manifests.extend(entry.names.iter().map(|name| named(Some(name))));
+        }
+        inline.insert(BlobDigest(entry.packed.descriptor.digest), entry.packed.bytes.as_slice());
+        inline.insert(BlobDigest(entry.packed.config.digest), entry.config);
+        stored.extend(entry.packed.layers.iter().map(|layer| (BlobDigest(layer.digest), layer.size)));
+        let path = |descriptor: &Descriptor| format!("blobs/sha256/{}", descriptor.digest.hex());
+        list.push(json!({
+            "Config": path(&entry.packed.config),
+            "RepoTags": entry.names.iter().map(Reference::familiar).collect::<Vec<_>>(),
+            "Layers": entry.packed.layers.iter().map(path).collect::<Vec<_>>(),
+        }));
+    }
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(MediaType::from(OCI_INDEX)),
+        manifests,
+        annotations: None,
+    };
+    let mut documents = vec![
+        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        ("index.json", serde_json::to_vec(&index).expect("an index is JSON")),
+    ];
+    if docker {
+        documents.push(("manifest.json", serde_json::to_vec(&list).expect("a list is JSON")));
+    }
+    Members { documents, inline, stored }
+}
+
+/// Writes a layout as a tar; `docker` adds what `docker load` reads.
+///
+/// # Errors
+/// What writing gives, and [`crate::store::StoreError::Corrupt`] for a damaged blob.
+pub fn write_tar(
+    store: &Store,
+    entries: &[Entry<'_>],
+    docker: bool,
+    out: &mut dyn Write,
+) -> Result<(), ExportError> {
+    let members = members(entries, docker);
+    let mut out = std::io::BufWriter::with_capacity(256 << 10, out);
+    let failed = || ExportError::write("the archive");
+    for folder in ["blobs/", "blobs/sha256/"] {
+        header(&mut out, folder, 0, tar::EntryType::Directory, 0o755).map_err(failed())?;
+    }
+    let mut blobs: BTreeMap<BlobDigest, u64> = members.stored.iter().copied().collect();
+    blobs.extend(members.inline.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)));
+    for (digest, size) in blobs {
+        let name = format!("blobs/sha256/{}", digest.0.hex());
+        header(&mut out, &name, size, tar::EntryType::Regular, 0o644).map_err(failed())?;
+        match members.inline.get(&digest) {
+            Some(bytes) => out.write_all(bytes).map_err(failed())?,
+            None => copy_blob(store, digest, &mut out)?,
+        }
+        pad(&mut out, size).map_err(failed())?;
+    }
+    for (name, bytes) in &members.documents {
+        header(&mut out, name, bytes.len() as u64, tar::EntryType::Regular, 0o644).map_err(failed())?;
+        out.write_all(bytes).map_err(failed())?;
+        pad(&mut out, bytes.len() as u64).map_err(failed())?;
+    }
+    out.write_all(&[0; 1024]).map_err(failed())?;
+    out.flush().map_err(failed())
+}
+
+/// Writes a layout into a folder, adding to what is there.
+///
+/// # Errors
+/// As [`write_tar`].
+pub fn write_folder(
+    store: &Store,
+    entries: &[Entry<'_>],
+    docker: bool,
+    folder: &Path,
+) -> Result<(), ExportError> {
+    let members = members(entries, docker);
+    let failed = |path: &Path| ExportError::write(format!("`{}`", path.display()));
+    let blobs = folder.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).map_err(failed(&blobs))?;
+    let write = |path: &Path, fill: &dyn Fn(&mut dyn Write) -> Result<(), ExportError>| {
+        let parent = path.parent().unwrap_or(folder);
+        let mut file = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent)
+            .map_err(failed(path))?;
+        fill(&mut file)?;
+        file.persist(path).map_err(|error| failed(path)(error.error))?;
+        Ok::<_, ExportError>(())
+    };
+    for (digest, _) in &members.stored {
+        write(&blobs.join(digest.0.hex()), &|out| copy_blob(store, *digest, out))?;
+    }
+    let inline = members.inline.iter().map(|(digest, bytes)| (blobs.join(digest.0.hex()), *bytes));
+    let documents = members.documents.iter().map(|(name, bytes)| (folder.join(name), bytes.as_slice()));
+    for (path, bytes) in inline.chain(documents) {
+        write(&path, &|out| out.write_all(bytes).map_err(failed(&path)))?;
+    }
+    Ok(())
+}
+
+fn header(
+    out: &mut dyn Write,
+    name: &str,
+    size: u64,
+    kind: tar::EntryType,
+    mode: u32,
+) -> std::io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name)?;
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_cksum();
+    out.write_all(header.as_bytes())
+}
+
+/// Fills up the last block of a member.
+fn pad(out: &mut dyn Write, size: u64) -> std::io::Result<()> {
+    let rest = (512 - size % 512) % 512;
+    out.write_all(&[0; 512][..rest as usize])
+}

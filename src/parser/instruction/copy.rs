@@ -1,0 +1,246 @@
+//! COPY: brings files of the context, of a stage, of an image or of the Dockerfile itself in.
+//!
+//! What COPY and ADD share is here: [`Transfer`].
+
+use crate::diagnostic::{Diagnostic, Span};
+use crate::llb::{CopyAction, CopySource, FileAction, FileOp, MergeOp, Metadata, Op, Owner, SourceOp};
+use crate::parser::ast::{Instruction, Word};
+use crate::parser::flags::{Flags, Takes};
+use crate::parser::instruction::Request;
+use crate::parser::lines;
+use crate::parser::path;
+use crate::parser::stage::StageBuild;
+
+/// `COPY [FLAGS] SOURCE … DESTINATION`.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    pub transfer: Transfer,
+    /// A stage, a named context or an image instead of the main context.
+    pub from: Option<Word>,
+    /// Keep the sources' parent directories.
+    pub parents: bool,
+}
+
+/// What is copied, where to, and how.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    pub sources: Vec<Word>,
+    pub inline: Vec<Inline>,
+    pub destination: Word,
+    pub chown: Option<Word>,
+    pub chmod: Option<Word>,
+    pub excludes: Vec<Word>,
+    pub link: bool,
+}
+
+/// A here-document as a file.
+#[derive(Debug, Clone)]
+pub struct Inline {
+    pub name: String,
+    pub data: Word,
+    pub expand: bool,
+}
+
+/// How a transfer reads its sources.
+pub(super) struct Manner<'a> {
+    pub from: Option<&'a Word>,
+    pub parents: bool,
+    pub unpack: bool,
+}
+
+impl Copy {
+    pub(super) fn parse(request: &Request) -> Result<Self, Diagnostic> {
+        let flags = request.flags(&[
+            ("from", Takes::Value),
+            ("chown", Takes::Value),
+            ("chmod", Takes::Value),
+            ("link", Takes::Switch),
+            ("parents", Takes::Switch),
+            ("exclude", Takes::Values),
+        ])?;
+        let transfer = Transfer::parse(request, &flags)?;
+        let from = flags.value("from").filter(|from| !from.text.is_empty());
+        if let Some(from) = &from
+            && from.text.contains('$')
+        {
+            return Err(Diagnostic::error("variables are not expanded in `--from`")
+                .at(request.source, from.span)
+                .hint("begin a stage with `FROM $NAME AS alias`, with `ARG NAME` before the first FROM, and copy from the alias"));
+        }
+        for source in &transfer.sources {
+            if is_remote(&source.text) {
+                return Err(Diagnostic::error("a source of COPY can not be a URL")
+                    .at(request.source, source.span)
+                    .hint("ADD takes URLs and git repositories"));
+            }
+        }
+        Ok(Self { transfer, from, parents: flags.is_on("parents") })
+    }
+
+    pub(super) fn lower(&self, at: &Instruction, stage: &mut StageBuild) -> Result<(), Diagnostic> {
+        let manner = Manner { from: self.from.as_ref(), parents: self.parents, unpack: false };
+        self.transfer.lower(at, stage, &manner)
+    }
+}
+
+/// Whether a source is not a path: a URL or a git repository.
+pub(super) fn is_remote(source: &str) -> bool {
+    let schemes = ["http://", "https://", "git://", "ssh://", "git@"];
+    schemes.iter().any(|scheme| source.starts_with(scheme))
+}
+
+impl Transfer {
+    pub(super) fn parse(request: &Request, flags: &Flags) -> Result<Self, Diagnostic> {
+        let keyword = &request.keyword;
+        let mut words = request.array_or_list()?;
+        if words.len() < 2 {
+            return Err(request.error(format!(
+                "{keyword} requires at least two arguments, but {} provided: the destination could not be determined",
+                if words.is_empty() { "none was" } else { "only one was" }
+            )));
+        }
+        let destination = words.pop().expect("there are at least two");
+        if lines::opening(&destination.text).is_some() {
+            return Err(Diagnostic::error(format!(
+                "the destination of {keyword} can not be a here-document"
+            ))
+            .at(request.source, destination.span));
+        }
+        let (mut sources, mut inline) = (Vec::new(), Vec::new());
+        for word in words {
+            let Some((name, expand, _)) = lines::opening(&word.text) else {
+                sources.push(word);
+                continue;
+            };
+            // Of two documents with one mark the last counts, as it does for BuildKit.
+            match request.heredocs().iter().rev().find(|heredoc| heredoc.name == name) {
+                Some(heredoc) => {
+                    let data = Word { text: heredoc.text(), span: heredoc.span };
+                    inline.push(Inline { name, data, expand });
+                }
+                // In an array nothing opens a here-document.
+                None => sources.push(word),
+            }
+        }
+        Ok(Self {
+            sources,
+            inline,
+            destination,
+            chown: flags.value("chown").filter(|word| !word.text.is_empty()),
+            chmod: flags.value("chmod").filter(|word| !word.text.is_empty()),
+            excludes: flags.values("exclude"),
+            link: flags.is_on("link"),
+        })
+    }
+
+    pub(super) fn lower(
+        &self,
+        at: &Instruction,
+        stage: &mut StageBuild,
+        manner: &Manner,
+    ) -> Result<(), Diagnostic> {
+        let mut history = at.keyword().to_owned();
+        if manner.parents {
+            history.push_str(" --parents");
+        }
+        let mut flag = |name: &str, word: &Option<Word>, stage: &mut StageBuild| {
+            let Some(word) = word else { return Ok(None) };
+            let text = stage.expand(at, word)?;
+            if text.is_empty() {
+                return Ok(None);
+            }
+            history.push_str(&format!(" --{name}={text}"));
+            Ok(Some((text, word.span)))
+        };
+        let owner = flag("chown", &self.chown, stage)?.map(|chown| owner(at, chown)).transpose()?;
+        let mode = flag("chmod", &self.chmod, stage)?.map(|chmod| mode(at, chmod)).transpose()?;
+        let excludes = self.excludes.iter().map(|word| stage.expand(at, word)).collect::<Result<_, _>>()?;
+        let written = stage.expand(at, &self.destination)?;
+        let destination = path::destination(stage.workdir(), &written);
+        let template = CopyAction {
+            from: CopySource::Inline { name: String::new(), data: String::new() },
+            destination,
+            owner,
+            mode,
+            excludes,
+            parents: manner.parents,
+            unpack: manner.unpack,
+        };
+        let mut actions = Vec::new();
+        for word in &self.sources {
+            let source = stage.expand(at, word)?;
+            history.push(' ');
+            history.push_str(&source);
+            let optional = path::has_wildcards(&source);
+            let path = path::source(&source, manner.parents);
+            actions
+                .push(CopyAction { from: CopySource::Tree { input: 1, path, optional }, ..template.clone() });
+        }
+        for inline in &self.inline {
+            history.push_str(&format!(" <<{}", inline.name));
+            let data = if inline.expand {
+                stage.expand_document(at, &inline.data)?
+            } else {
+                inline.data.text.clone()
+            };
+            stage.charge(at, data.len())?;
+            let name = inline.name.trim_start_matches('/').to_owned();
+            if name.is_empty() || name.contains('/') {
+                return Err(Diagnostic::error(format!("the end mark `{}` can not name a file", inline.name))
+                    .at(&at.source, at.span)
+                    .hint("the mark of a here-document is its file's name; directories belong into the destination"));
+            }
+            let from = CopySource::Inline { name, data };
+            actions.push(CopyAction { from, parents: false, unpack: false, ..template.clone() });
+        }
+        if actions.len() > 1 && !template.destination.ends_with('/') {
+            // The reference demands the slash, but BuildKit copies into a directory that is there
+            // already, and many a Dockerfile counts on it. Onto anything else the sources would
+            // replace one another.
+            stage.build.warnings.push(
+                Diagnostic::warning(format!(
+                    "{} has more than one source, but its destination does not end with `/`",
+                    at.keyword()
+                ))
+                .at(&at.source, self.destination.span)
+                .hint(format!("write `{written}/`")),
+            );
+        }
+        history.push(' ');
+        history.push_str(&written);
+        let name = stage.step_name(at);
+        let source = match (manner.from, self.sources.is_empty()) {
+            // Here-documents need no other tree.
+            (_, true) => None,
+            (Some(from), false) => Some(stage.tree_of(at, from)?),
+            (None, false) => Some(stage.context(at)?),
+        };
+        let op = Op::File(FileOp { actions: actions.into_iter().map(FileAction::Copy).collect() });
+        let inputs = |base| std::iter::once(base).chain(source).collect::<Vec<_>>();
+        // BuildKit too makes no layer of its own where a mode is given.
+        let vertex = if self.link && template.mode.is_none() {
+            let scratch = stage.add_source(at, SourceOp::Scratch, Metadata::default())?;
+            let copied = stage.add(at, op, inputs(scratch), name.clone())?;
+            let name = name.replacen(at.keyword(), &format!("LINK {}", at.keyword()), 1);
+            stage.add(at, Op::Merge(MergeOp {}), vec![stage.state.tree, copied], name)?
+        } else {
+            stage.add(at, op, inputs(stage.state.tree), name)?
+        };
+        stage.state.tree = vertex;
+        stage.commit(at, history + " # buildkit", Some(vertex))
+    }
+}
+
+fn owner(at: &Instruction, (text, span): (String, Span)) -> Result<Owner, Diagnostic> {
+    path::owner(&text)
+        .map_err(|error| Diagnostic::error(format!("invalid owner `{text}`: {error}")).at(&at.source, span))
+}
+
+fn mode(at: &Instruction, (text, span): (String, Span)) -> Result<String, Diagnostic> {
+    if path::is_mode(&text) {
+        return Ok(text);
+    }
+    Err(Diagnostic::error(format!("invalid mode `{text}` for `--chmod`"))
+        .at(&at.source, span)
+        .hint("a mode is octal, from 0 to 07777, or symbolic as in `u=rwX,go=rX`"))
+}

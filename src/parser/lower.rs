@@ -1,0 +1,290 @@
+//! From stages to the build graph and the image's config.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::diagnostic::Diagnostic;
+use crate::digest::{ImageId, VertexId};
+use crate::image::{History, ImageConfig, RootFs};
+use crate::llb::{Definition, Metadata, Op};
+use crate::parser::ast::Dockerfile;
+use crate::parser::instruction::Kind;
+use crate::parser::options::{BuildOptions, ImageNeed, NoCache, ResolvedImage};
+use crate::parser::plan::{self, Plan, StageBase};
+use crate::parser::stage::{Build, Finished, StageBuild, State, numbered, source_of};
+use crate::parser::variables::Environment;
+use crate::parser::word::Variables;
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+/// What was found for the images that a build needs, by name and wanted platform.
+pub(crate) type Images = BTreeMap<(Reference, Platform), ResolvedImage>;
+
+/// `PATH` where an image states none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What lowering came to.
+#[derive(Debug)]
+pub enum Lowering {
+    /// It has to know these images first.
+    Needs(Vec<ImageNeed>),
+    Done(Box<Lowered>),
+}
+
+/// A build, ready to be solved.
+#[derive(Debug)]
+pub struct Lowered {
+    pub definition: Definition,
+    /// The vertex whose tree is the image's.
+    pub target: VertexId,
+    /// The image's config, without rootfs, history and time.
+    pub config: ImageConfig,
+    /// The image at the bottom, if there is one.
+    pub base: Option<Base>,
+    /// The image's history, the base's lines first.
+    pub history: Vec<HistoryStep>,
+    pub warnings: Vec<Diagnostic>,
+    /// Build arguments that nothing declares.
+    pub unused_build_args: Vec<String>,
+}
+
+/// The image that another is built on.
+#[derive(Debug, Clone)]
+pub struct Base {
+    pub image: ImageId,
+    pub reference: Reference,
+    /// As it is, rootfs and history included.
+    pub config: ImageConfig,
+}
+
+/// One line of history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryStep {
+    pub created_by: String,
+    pub comment: Option<String>,
+    /// The vertex whose topmost layer the step made; none if it changed only the config.
+    pub vertex: Option<VertexId>,
+    /// The line as the base image has it, for one that came from there.
+    pub base: Option<History>,
+}
+
+/// Makes the graph of `dockerfile`. `images` are those found so far, by reference and platform as
+/// an earlier round's [`ImageNeed`] named them.
+///
+/// # Errors
+/// All that is wrong with the reachable stages in view of the given arguments: substitutions that
+/// fail, unknown stages and targets, bad values.
+pub fn lower(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    images: &BTreeMap<(Reference, Platform), ResolvedImage>,
+) -> Result<Lowering, Vec<Diagnostic>> {
+    let mut plan = plan::plan(dockerfile, options)?;
+    let reachable = loop {
+        let reachable = plan.reachable();
+        let needs = plan.needs(&reachable, images);
+        if !needs.is_empty() {
+            return Ok(Lowering::Needs(needs));
+        }
+        if !plan.add_triggers(&reachable, images)? {
+            break reachable;
+        }
+    };
+    let mut build = Build::new(&plan, options, images);
+    let mut errors = Vec::new();
+    for index in (0..plan.stages.len()).filter(|index| reachable[*index]) {
+        match lower_stage(&mut build, dockerfile, index) {
+            Ok(finished) => build.finished[index] = Some(finished),
+            Err(error) => {
+                errors.push(error);
+                // Whatever takes from this stage would only fail because of it.
+                break;
+            }
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    finish(dockerfile, build).map(|lowered| Lowering::Done(Box::new(lowered))).map_err(|error| vec![error])
+}
+
+fn lower_stage(build: &mut Build, dockerfile: &Dockerfile, index: usize) -> Result<Finished, Diagnostic> {
+    let plan = build.plan;
+    let stage = &plan.stages[index];
+    // A directory that stands in for the base is announced under its own name.
+    let is_image = matches!(stage.base, StageBase::Image(_));
+    let steps = stage.steps.iter().filter(|step| step.instruction.kind.is_step()).count();
+    let steps = steps + usize::from(is_image);
+    let mut lowering = StageBuild {
+        state: begin(build, dockerfile, index, steps)?,
+        index,
+        history: Vec::new(),
+        cmd_is_set: false,
+        on_build: false,
+        ignore_cache: ignores_cache(build.options, stage.name.as_deref()),
+        steps,
+        step: usize::from(is_image),
+        build,
+    };
+    for step in &stage.steps {
+        lowering.on_build = step.on_build;
+        step.instruction.lower(&mut lowering)?;
+    }
+    Ok(Finished { state: lowering.state, history: lowering.history })
+}
+
+/// The state that a stage of so many steps begins with.
+fn begin(
+    build: &mut Build,
+    dockerfile: &Dockerfile,
+    index: usize,
+    steps: usize,
+) -> Result<State, Diagnostic> {
+    let plan = build.plan;
+    let stage = &plan.stages[index];
+    let fail = |error: &dyn std::fmt::Display| {
+        Diagnostic::error(format!("cannot build on this base: {error}")).at(&dockerfile.source, stage.span)
+    };
+    let mut state = match &stage.base {
+        StageBase::Stage(base) => {
+            let finished =
+                build.finished[*base].as_ref().expect("a base precedes its stage, and is reachable");
+            let State { env, image_env, args, .. } = &finished.state;
+            let size = env.bytes() + 2 * image_env.bytes() + args.bytes();
+            let state = finished.state.clone();
+            build.charge(&dockerfile.source, stage.span, size)?;
+            state
+        }
+        base => {
+            let Some((source, mut name)) = source_of(base, &stage.platform, build.images) else {
+                return Err(fail(&"it was not resolved"));
+            };
+            if matches!(base, StageBase::Image(_)) {
+                name = numbered(&stage.title, 1, steps, &name);
+            }
+            let metadata = Metadata { name, span: Some(stage.span), ignore_cache: false };
+            let tree = build.definition.add(Op::Source(source), Vec::new(), metadata);
+            let tree = tree.map_err(|error| fail(&error))?;
+            let key = match base {
+                StageBase::Image(reference) => Some((reference.clone(), stage.platform.clone())),
+                _ => None,
+            };
+            let image = key.as_ref().and_then(|key| build.images.get(key));
+            let config = match image {
+                Some(image) => ImageConfig {
+                    created: None,
+                    history: Vec::new(),
+                    rootfs: RootFs::default(),
+                    ..image.config.clone()
+                },
+                // `FROM --platform=… scratch` is still for the target's platform.
+                None => ImageConfig::scratch(build.options.target_platform()),
+            };
+            let image_env = Environment::of_image(&config.config.env);
+            State {
+                tree,
+                env: Environment::default(),
+                image_env,
+                args: Environment::default(),
+                config,
+                image: key,
+            }
+        }
+    };
+    let config = &mut state.config.config;
+    config.on_build = Vec::new();
+    if !config.working_dir.is_empty() {
+        config.working_dir = crate::parser::path::join("/", &config.working_dir);
+    }
+    if state.image_env.get("PATH").is_none() && state.config.os != "windows" {
+        state.image_env.set("PATH", DEFAULT_PATH);
+    }
+    // What the image sets wins over arguments that the base stage declared.
+    for (name, value) in state.image_env.entries() {
+        state.env.set(name, value);
+    }
+    Ok(state)
+}
+
+fn ignores_cache(options: &BuildOptions, name: Option<&str>) -> bool {
+    match &options.no_cache {
+        NoCache::None => false,
+        NoCache::All => true,
+        NoCache::Stages(names) => {
+            name.is_some_and(|name| names.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)))
+        }
+    }
+}
+
+fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> {
+    let Build { plan, options, images, definition, mut finished, warnings, .. } = build;
+    let mut history = Vec::new();
+    // From the target down to the stage that has an own base.
+    let mut next = Some(plan.target);
+    let mut parts = Vec::new();
+    while let Some(stage) = next {
+        parts.push(stage);
+        next = match plan.stages[stage].base {
+            StageBase::Stage(base) => Some(base),
+            _ => None,
+        };
+    }
+    let target = finished[plan.target].as_ref().expect("the target is reachable and was lowered");
+    let State { tree, image_env, mut config, image, .. } = target.state.clone();
+    let image = image.and_then(|key| images.get(&key));
+    for line in image.iter().flat_map(|image| &image.config.history) {
+        history.push(HistoryStep {
+            created_by: line.created_by.clone().unwrap_or_default(),
+            comment: line.comment.clone(),
+            vertex: None,
+            base: Some(line.clone()),
+        });
+    }
+    for stage in parts.into_iter().rev() {
+        history.extend(finished[stage].as_mut().map(|f| std::mem::take(&mut f.history)).unwrap_or_default());
+    }
+    config.config.env = image_env.to_image();
+    config.config.labels.extend(options.labels.iter().cloned());
+    let platform = options.platform.clone().unwrap_or_else(|| config.platform());
+    config.os = platform.os().to_owned();
+    config.architecture = platform.architecture().to_owned();
+    config.variant = platform.variant().map(str::to_owned);
+    Ok(Lowered {
+        definition,
+        target: tree,
+        config,
+        base: image.map(|image| Base {
+            image: image.id,
+            reference: image.reference.clone(),
+            config: image.config.clone(),
+        }),
+        history,
+        warnings: dockerfile.warnings.iter().cloned().chain(warnings).collect(),
+        unused_build_args: unused_build_args(plan, dockerfile, options),
+    })
+}
+
+/// Given arguments that no ARG declares and that mean nothing by themselves.
+fn unused_build_args(plan: &Plan, dockerfile: &Dockerfile, options: &BuildOptions) -> Vec<String> {
+    let in_stages =
+        plan.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| match &step.instruction.kind {
+            Kind::Arg(arg) => Some(arg),
+            _ => None,
+        });
+    let declared: HashSet<&str> = dockerfile
+        .globals
+        .iter()
+        .map(|global| &global.0)
+        .chain(in_stages)
+        .flat_map(|arg| &arg.declarations)
+        .map(|declaration| declaration.0.text.as_str())
+        .collect();
+    let predefined = |name: &str| {
+        let proxies = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+        proxies.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+            || name.starts_with("BUILDKIT_")
+            || name == "SOURCE_DATE_EPOCH"
+            || plan.globals.get(name).is_some()
+    };
+    let names = options.build_args.keys();
+    names.filter(|name| !declared.contains(name.as_str()) && !predefined(name)).cloned().collect()
+}

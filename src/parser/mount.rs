@@ -1,0 +1,419 @@
+//! The mounts of RUN: `--mount=type=…,target=…`.
+//!
+//! Names of options are checked when the Dockerfile is read, values when the step is lowered, since
+//! variables may stand in them.
+
+use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::digest::VertexId;
+use crate::llb::{CacheSharing, Mount, MountKind, SecretEnv};
+use crate::parser::ast::{Instruction, Word};
+use crate::parser::go;
+use crate::parser::instruction::Request;
+use crate::parser::path;
+use crate::parser::stage::StageBuild;
+use crate::parser::syntax;
+
+/// A `--mount` as written.
+#[derive(Debug, Clone)]
+pub struct MountFlag {
+    pub span: Span,
+    /// Options and their values, in order.
+    pub options: Vec<(Key, Option<Word>)>,
+}
+
+macro_rules! keys {
+    ($($key:ident: $($name:literal)+;)*) => {
+        /// An option of a mount; spellings of one meaning are one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Key {
+            $($key,)*
+        }
+
+        const NAMES: &[(&str, Key)] = &[$($(($name, Key::$key),)+)*];
+    };
+}
+
+keys! {
+    Type: "type";
+    From: "from";
+    Source: "source" "src";
+    Target: "target" "dst" "destination";
+    ReadOnly: "readonly" "ro";
+    ReadWrite: "readwrite" "rw";
+    Id: "id";
+    Sharing: "sharing";
+    Mode: "mode";
+    Uid: "uid";
+    Gid: "gid";
+    Size: "size";
+    Required: "required";
+    Env: "env";
+}
+
+impl Key {
+    fn name(self) -> &'static str {
+        NAMES.iter().find(|name| name.1 == self).map_or("", |name| name.0)
+    }
+
+    fn may_stand_alone(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::ReadWrite | Self::Required)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Bind,
+    Cache,
+    Tmpfs,
+    Secret,
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Cache => "cache",
+            Self::Tmpfs => "tmpfs",
+            Self::Secret => "secret",
+        }
+    }
+
+    /// Which options mean something for this type, besides `type`. What BuildKit takes without
+    /// using it is taken.
+    fn takes(self, key: Key) -> bool {
+        match key {
+            Key::Type | Key::Source | Key::Target | Key::ReadOnly | Key::ReadWrite | Key::Id => true,
+            Key::From => self != Self::Secret,
+            Key::Sharing => self == Self::Cache,
+            Key::Mode | Key::Uid | Key::Gid => matches!(self, Self::Cache | Self::Secret),
+            Key::Size => self == Self::Tmpfs,
+            Key::Required | Key::Env => self == Self::Secret,
+        }
+    }
+}
+
+/// The mounts of one step, and the trees that it reads.
+pub(crate) struct Mounts {
+    pub inputs: Vec<VertexId>,
+    pub mounts: Vec<Mount>,
+    pub secret_env: Vec<SecretEnv>,
+}
+
+impl Mounts {
+    /// No mounts over `tree`.
+    pub fn of(tree: VertexId) -> Self {
+        Self { inputs: vec![tree], mounts: Vec::new(), secret_env: Vec::new() }
+    }
+
+    /// The number of an input.
+    pub fn input(&mut self, tree: VertexId) -> usize {
+        let known = self.inputs.iter().position(|input| *input == tree);
+        known.unwrap_or_else(|| {
+            self.inputs.push(tree);
+            self.inputs.len() - 1
+        })
+    }
+}
+
+/// The options with variables put in.
+struct Options<'a> {
+    at: &'a Instruction,
+    flag: &'a MountFlag,
+    kind: Type,
+    values: Vec<(Key, Option<String>, Span)>,
+}
+
+impl MountFlag {
+    /// Reads the value of a `--mount`.
+    pub(crate) fn parse(request: &Request, word: &Word) -> Result<Self, Diagnostic> {
+        let fail = |message: String| Diagnostic::error(message).at(request.source, word.span);
+        let Some(fields) = syntax::fields(&word.text) else {
+            return Err(fail(format!("`{}` is not a list of options", word.text)));
+        };
+        // The place of a field is known where the flag was written without quotes and escapes.
+        let plain = word.span.end - word.span.start == word.text.len();
+        let place = |start: usize, end: usize| {
+            if plain { Span::new(word.span.start + start, word.span.start + end) } else { word.span }
+        };
+        let mut options = Vec::new();
+        for (field, start) in fields {
+            let (name, value) = match field.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (field.as_str(), None),
+            };
+            let span = place(start, start + field.len());
+            let lower = name.to_ascii_lowercase();
+            let Some((_, key)) = NAMES.iter().find(|known| known.0 == lower) else {
+                let error =
+                    Diagnostic::error(format!("unknown mount option `{name}`")).at(request.source, span);
+                return Err(match nearest(&lower, NAMES.iter().map(|known| known.0)) {
+                    Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+                    None => error,
+                });
+            };
+            if value.is_none() && !key.may_stand_alone() {
+                return Err(Diagnostic::error(format!("the mount option `{name}` needs a value"))
+                    .at(request.source, span));
+            }
+            if *key == Key::From && value.is_some_and(|value| value.trim_end_matches('$').contains('$')) {
+                return Err(Diagnostic::error("variables are not expanded in `from` of a mount")
+                    .at(request.source, span)
+                    .hint("begin a stage with `FROM $NAME AS alias` and name the alias"));
+            }
+            let value = value.map(|value| Word {
+                text: value.to_owned(),
+                span: place(start + name.len() + 1, start + field.len()),
+            });
+            options.push((*key, value));
+        }
+        let flag = Self { span: word.span, options };
+        if let Some(kind) = flag.literal(Key::Type)
+            && kind.text.eq_ignore_ascii_case("ssh")
+        {
+            return Err(Diagnostic::error("mounts of the type `ssh` are not supported yet")
+                .at(request.source, kind.span));
+        }
+        Ok(flag)
+    }
+
+    fn literal(&self, key: Key) -> Option<&Word> {
+        self.options.iter().rev().find(|option| option.0 == key).and_then(|option| option.1.as_ref())
+    }
+
+    /// What the mount takes its files from, if not the context.
+    pub(crate) fn from(&self) -> Option<&Word> {
+        let memory = self.literal(Key::Type).is_some_and(|kind| kind.text.eq_ignore_ascii_case("tmpfs"));
+        self.literal(Key::From).filter(|from| !memory && !from.text.is_empty())
+    }
+
+    /// Adds what the flag says to `mounts`.
+    pub(crate) fn lower(
+        &self,
+        at: &Instruction,
+        stage: &mut StageBuild,
+        mounts: &mut Mounts,
+    ) -> Result<(), Diagnostic> {
+        let options = Options::expand(self, at, stage)?;
+        match options.kind {
+            Type::Bind => {
+                let target = options.target(stage)?;
+                let tree = match self.from() {
+                    Some(from) => stage.tree_of(at, from)?,
+                    None => stage.context(at)?,
+                };
+                let kind = MountKind::Bind {
+                    input: mounts.input(tree),
+                    source: options.source(),
+                    writable: options.read_only()? == Some(false),
+                };
+                mounts.mounts.push(Mount { target, kind });
+            }
+            Type::Cache => {
+                let target = options.target(stage)?;
+                let tree = self.from().map(|from| stage.tree_of(at, from)).transpose()?;
+                let written = options.text(Key::Target).unwrap_or_default();
+                let id = match options.text(Key::Id).filter(|id| !id.is_empty()) {
+                    Some(id) => id.to_owned(),
+                    None if written.starts_with('/') => path::join("/", written),
+                    None => path::join("/", written)[1..].to_owned(),
+                };
+                let kind = MountKind::Cache {
+                    id,
+                    sharing: options.sharing()?,
+                    read_only: options.read_only()? == Some(true),
+                    input: tree.map(|tree| mounts.input(tree)),
+                    source: options.source(),
+                    mode: options.number(Key::Mode, 8)?.unwrap_or(0o755),
+                    uid: options.number(Key::Uid, 10)?.unwrap_or(0),
+                    gid: options.number(Key::Gid, 10)?.unwrap_or(0),
+                };
+                mounts.mounts.push(Mount { target, kind });
+            }
+            Type::Tmpfs => {
+                let target = options.target(stage)?;
+                mounts.mounts.push(Mount { target, kind: MountKind::Tmpfs { size: options.size()? } });
+            }
+            Type::Secret => options.secret(stage, mounts)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Options<'a> {
+    fn expand(flag: &'a MountFlag, at: &'a Instruction, stage: &mut StageBuild) -> Result<Self, Diagnostic> {
+        let mut options = Self { at, flag, kind: Type::Bind, values: Vec::new() };
+        for (key, word) in &flag.options {
+            let value = match word {
+                Some(word) if *key != Key::From => Some(stage.expand(at, word)?),
+                Some(word) => Some(word.text.clone()),
+                None => None,
+            };
+            options.values.push((*key, value, word.as_ref().map_or(flag.span, |word| word.span)));
+        }
+        if let Some((kind, span)) = options.get(Key::Type) {
+            options.kind = match kind.unwrap_or_default().to_ascii_lowercase().as_str() {
+                "bind" => Type::Bind,
+                "cache" => Type::Cache,
+                "tmpfs" => Type::Tmpfs,
+                "secret" => Type::Secret,
+                "ssh" => return Err(options.error("mounts of the type `ssh` are not supported yet", span)),
+                other => {
+                    let error = options.error(format!("unknown mount type `{other}`"), span);
+                    return Err(match nearest(other, ["bind", "cache", "tmpfs", "secret"]) {
+                        Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+                        None => error.hint("the types are `bind`, `cache`, `tmpfs` and `secret`"),
+                    });
+                }
+            };
+        }
+        for (key, _, span) in &options.values {
+            if !options.kind.takes(*key) {
+                let (name, kind) = (key.name(), options.kind.name());
+                return Err(
+                    options.error(format!("a mount of the type `{kind}` has no option `{name}`"), *span)
+                );
+            }
+        }
+        Ok(options)
+    }
+
+    fn error(&self, message: impl Into<String>, span: Span) -> Diagnostic {
+        Diagnostic::error(message).at(&self.at.source, span)
+    }
+
+    /// The last value of an option, and its place.
+    fn get(&self, key: Key) -> Option<(Option<&str>, Span)> {
+        let value = self.values.iter().rev().find(|value| value.0 == key)?;
+        Some((value.1.as_deref(), value.2))
+    }
+
+    fn text(&self, key: Key) -> Option<&str> {
+        self.get(key)?.0
+    }
+
+    fn source(&self) -> String {
+        path::join("/", self.text(Key::Source).unwrap_or_default())
+    }
+
+    /// Where the mount goes: an absolute path that is not the root.
+    fn target(&self, stage: &StageBuild) -> Result<String, Diagnostic> {
+        let written = self.text(Key::Target).unwrap_or_default();
+        let target = path::join(stage.workdir(), written);
+        if target != "/" {
+            return Ok(target);
+        }
+        if written.is_empty() {
+            let error = self.error("the mount has no target", self.flag.span);
+            return Err(error.hint("say where it shall be: `target=/path`"));
+        }
+        let span = self.get(Key::Target).map_or(self.flag.span, |target| target.1);
+        Err(self
+            .error(format!("invalid mount target `{written}`: nothing can be mounted over the root"), span))
+    }
+
+    /// What the last of `ro` and `rw` says.
+    fn read_only(&self) -> Result<Option<bool>, Diagnostic> {
+        let mut read_only = None;
+        for (key, value, span) in &self.values {
+            let says = match key {
+                Key::ReadOnly => self.truth(*key, value.as_deref(), *span)?,
+                Key::ReadWrite => !self.truth(*key, value.as_deref(), *span)?,
+                _ => continue,
+            };
+            read_only = Some(says);
+        }
+        Ok(read_only)
+    }
+
+    /// A truth value; an option alone is true.
+    fn truth(&self, key: Key, value: Option<&str>, span: Span) -> Result<bool, Diagnostic> {
+        match value {
+            None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(other) => Err(self.error(format!("invalid value `{other}` for `{}`", key.name()), span)),
+        }
+    }
+
+    fn number(&self, key: Key, radix: u32) -> Result<Option<u32>, Diagnostic> {
+        let Some((value, span)) = self.get(key) else { return Ok(None) };
+        let value = value.unwrap_or_default();
+        let largest = if radix == 8 { 0o7777 } else { u32::MAX - 1 };
+        match u32::from_str_radix(value, radix) {
+            Ok(number) if number <= largest && !value.starts_with('+') => Ok(Some(number)),
+            _ => Err(self.error(format!("invalid value `{value}` for `{}`", key.name()), span)),
+        }
+    }
+
+    fn size(&self) -> Result<Option<u64>, Diagnostic> {
+        let Some((value, span)) = self.get(Key::Size) else { return Ok(None) };
+        let value = value.unwrap_or_default();
+        match go::parse_size(value) {
+            Some(0) => Ok(None),
+            Some(size) => Ok(Some(size)),
+            None => {
+                let error = self.error(format!("invalid value `{value}` for `size`"), span);
+                Err(error.hint("a size is a number of bytes, or one with a unit such as `64m`"))
+            }
+        }
+    }
+
+    fn sharing(&self) -> Result<CacheSharing, Diagnostic> {
+        let Some((value, span)) = self.get(Key::Sharing) else { return Ok(CacheSharing::Shared) };
+        match value.unwrap_or_default().to_ascii_lowercase().as_str() {
+            "shared" => Ok(CacheSharing::Shared),
+            "private" => Ok(CacheSharing::Private),
+            "locked" => Ok(CacheSharing::Locked),
+            other => {
+                let error = self.error(format!("invalid value `{other}` for `sharing`"), span);
+                Err(error.hint("`sharing` is `shared`, `private` or `locked`"))
+            }
+        }
+    }
+
+    /// A secret is a file unless `env` makes it a variable; both only if `target` is given too.
+    fn secret(&self, stage: &StageBuild, mounts: &mut Mounts) -> Result<(), Diagnostic> {
+        let text = |key| self.text(key).filter(|text| !text.is_empty());
+        let target = text(Key::Target);
+        if text(Key::Source).is_some() && text(Key::Id).is_some() {
+            return Err(self.error("a secret has either `source` or `id`, not both", self.flag.span));
+        }
+        let Some(id) = text(Key::Source).or(text(Key::Id)).or(target.map(path::file_name)) else {
+            return Err(self
+                .error("the secret has neither an id nor a target", self.flag.span)
+                .hint("name it: `id=name`"));
+        };
+        let required = match self.get(Key::Required) {
+            Some((value, span)) => self.truth(Key::Required, value, span)?,
+            None => false,
+        };
+        if let Some((name, span)) = self.get(Key::Env) {
+            let name = name.unwrap_or_default();
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(self.error(format!("`{name}` can not name a variable"), span));
+            }
+            mounts.secret_env.push(SecretEnv { name: name.to_owned(), id: id.to_owned(), required });
+            if target.is_none() {
+                return Ok(());
+            }
+        }
+        let target = match target {
+            Some(_) => self.target(stage)?,
+            None => {
+                let name = path::file_name(id);
+                if matches!(name, "" | "." | "..") {
+                    return Err(self.error(format!("`{id}` can not be a secret's id"), self.flag.span));
+                }
+                format!("/run/secrets/{name}")
+            }
+        };
+        let kind = MountKind::Secret {
+            id: id.to_owned(),
+            required,
+            mode: self.number(Key::Mode, 8)?.unwrap_or(0o400),
+            uid: self.number(Key::Uid, 10)?.unwrap_or(0),
+            gid: self.number(Key::Gid, 10)?.unwrap_or(0),
+        };
+        mounts.mounts.push(Mount { target, kind });
+        Ok(())
+    }
+}

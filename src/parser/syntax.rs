@@ -1,0 +1,148 @@
+//! The grammar's doorway: nothing named `Rule` or `Pair` leaves this file.
+//!
+//! Each function takes a text and gives pieces of it with their places, in bytes from its start.
+
+use pest::Parser;
+use pest::iterators::Pair;
+
+#[derive(pest_derive::Parser)]
+#[grammar = "grammar/dockerfile.pest"]
+struct Grammar;
+
+/// A part of a text, and where it begins in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece<'a> {
+    pub text: &'a str,
+    pub start: usize,
+}
+
+impl Piece<'_> {
+    /// The byte after the last one.
+    pub fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+}
+
+/// A logical line taken apart.
+#[derive(Debug)]
+pub(crate) struct Command<'a> {
+    pub keyword: Piece<'a>,
+    /// As written, quotes and escapes included.
+    pub flags: Vec<Piece<'a>>,
+    /// All that follows, without blanks around it.
+    pub arguments: Piece<'a>,
+}
+
+/// Takes a logical line apart; none if it is blank.
+pub(crate) fn command(text: &str) -> Option<Command<'_>> {
+    let pairs = Grammar::parse(Rule::command, text).ok()?.next()?.into_inner();
+    let (mut keyword, mut flags, mut arguments) = (None, Vec::new(), None);
+    for pair in pairs {
+        match pair.as_rule() {
+            Rule::keyword => keyword = Some(piece(&pair)),
+            Rule::flag => flags.push(piece(&pair)),
+            Rule::arguments => arguments = Some(piece(&pair)),
+            _ => {}
+        }
+    }
+    let mut arguments = arguments?;
+    arguments.text = arguments.text.trim_end();
+    Some(Command { keyword: keyword?, flags, arguments })
+}
+
+/// The words of a plain list, separated by blanks.
+pub(crate) fn list(text: &str) -> Vec<Piece<'_>> {
+    pieces(Rule::list, text)
+}
+
+/// The words of a text in which quotes and `escape` keep blanks together. Quotes stay.
+pub(crate) fn words(text: &str, escape: char) -> Vec<Piece<'_>> {
+    pieces(if escape == '`' { Rule::words_backtick } else { Rule::words_backslash }, text)
+}
+
+/// The fields of comma-separated values, their quotes taken off, and where each begins; none if a
+/// quote stands inside a bare field or is not closed.
+pub(crate) fn fields(text: &str) -> Option<Vec<(String, usize)>> {
+    let pairs = Grammar::parse(Rule::mount, text).ok()?.next()?.into_inner();
+    let field = |pair: Pair<'_, Rule>| match pair.as_rule() {
+        Rule::quoted => {
+            let text = pair.as_str();
+            Some((text[1..text.len() - 1].replace("\"\"", "\""), pair.as_span().start() + 1))
+        }
+        Rule::bare => Some((pair.as_str().to_owned(), pair.as_span().start())),
+        _ => None,
+    };
+    Some(pairs.filter_map(field).collect())
+}
+
+/// What a word that opens a here-document says: whether leading tabs go, and its end mark as
+/// written. None for any other word.
+pub(crate) fn heredoc(word: &str) -> Option<(bool, &str)> {
+    let pairs = Grammar::parse(Rule::heredoc, word).ok()?.next()?.into_inner();
+    let (mut dash, mut mark) = (false, None);
+    for pair in pairs {
+        match pair.as_rule() {
+            Rule::dash => dash = true,
+            Rule::mark => mark = Some(pair.as_str()),
+            _ => {}
+        }
+    }
+    mark.map(|mark| (dash, mark))
+}
+
+fn pieces(rule: Rule, text: &str) -> Vec<Piece<'_>> {
+    let Ok(mut pairs) = Grammar::parse(rule, text) else { return Vec::new() };
+    pairs.next().map(|pair| pair.into_inner().map(|pair| piece(&pair)).collect()).unwrap_or_default()
+}
+
+fn piece<'a>(pair: &Pair<'a, Rule>) -> Piece<'a> {
+    Piece { text: pair.as_str(), start: pair.as_span().start() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts<'a>(pieces: &[Piece<'a>]) -> Vec<&'a str> {
+        pieces.iter().map(|piece| piece.text).collect()
+    }
+
+    #[test]
+    fn commands() {
+        let command = command("RUN \t--mount=type=bind,target=\"/a b\" --network=none  make  all ").unwrap();
+        assert_eq!(command.keyword.text, "RUN");
+        assert_eq!(texts(&command.flags), ["--mount=type=bind,target=\"/a b\"", "--network=none"]);
+        assert_eq!(command.arguments, Piece { text: "make  all", start: 53 });
+        let command = super::command("RUN -- --version").unwrap();
+        assert_eq!((command.flags.len(), command.arguments.text), (0, "--version"));
+        assert_eq!(super::command("RUN").unwrap().arguments.text, "");
+        assert!(super::command(" ").is_none());
+    }
+
+    #[test]
+    fn quoted_words() {
+        let text = r#"A="two words" B='x"y' C=a\ b "#;
+        assert_eq!(texts(&words(text, '\\')), [r#"A="two words""#, r#"B='x"y'"#, r"C=a\ b"]);
+        assert_eq!(texts(&words(r"A=c:\ B=a` b", '`')), [r"A=c:\", "B=a` b"]);
+        assert_eq!(texts(&words(r#"A="open b"#, '\\')), [r#"A="open b"#]);
+        assert_eq!(texts(&words("a \\", '\\')), ["a", "\\"]);
+    }
+
+    #[test]
+    fn comma_separated_values() {
+        let text =
+            |text| fields(text).map(|fields| fields.into_iter().map(|field| field.0).collect::<Vec<_>>());
+        assert_eq!(text("type=bind,ro").unwrap(), ["type=bind", "ro"]);
+        assert_eq!(text("\"source=a,b\",x").unwrap(), ["source=a,b", "x"]);
+        assert_eq!(text("a\"b"), None);
+    }
+
+    #[test]
+    fn heredoc_words() {
+        assert_eq!(heredoc("<<EOT"), Some((false, "EOT")));
+        assert_eq!(heredoc("3<<- \"E T\""), Some((true, "\"E T\"")));
+        assert_eq!(heredoc("<<<EOT"), None);
+        assert_eq!(heredoc("x<<EOT"), None);
+        assert_eq!(heredoc("<<"), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! The first process of the sandbox, up to the moment when it becomes the program.
+//!
+//! The order matters and is runc's: the filter is installed while there is still the right to do so
+//! (unless `no_new_privs` makes that unnecessary, when it comes last), ids before capabilities, the
+//! working directory as root first and as the user if root may not.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, Uid};
+
+use super::cgroup::Group;
+use super::program;
+use super::tree::{self, Tree, new_mount};
+use crate::root;
+use crate::runtime::plan::{PROC_MASKED, PROC_READ_ONLY, Plan, Process};
+use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
+use crate::runtime::wire::{During, Failure, FailureKind};
+
+/// What the launcher prepared.
+pub(super) struct Init<'a> {
+    pub plan: &'a Plan,
+    pub root: &'a OwnedFd,
+    pub tree: &'a Tree,
+    pub stdio: [OwnedFd; 3],
+    pub terminal: bool,
+    pub filter: Option<Vec<libc::sock_filter>>,
+    pub group: Option<(&'a Group, Vec<OwnedFd>)>,
+}
+
+/// Becomes the program, or tells `status` why not and ends. One byte says that the program is about
+/// to be executed: an end of the stream without it is a death on the way.
+pub(super) fn run(init: Init<'_>, status: OwnedFd) -> ! {
+    let mut status = File::from(status);
+    let failure = match prepare(init) {
+        Ok(Ready { args, env }) => {
+            // Nobody reads it if the launcher is gone, and then we are about to be killed.
+            let _ = status.write_all(b"x");
+            program::execute(&args, &env)
+        }
+        Err(failure) => failure,
+    };
+    if let Ok(text) = serde_json::to_vec(&failure) {
+        let _ = status.write_all(&text);
+    }
+    // SAFETY: it ends the process at once, without running what the launcher had registered.
+    unsafe { libc::_exit(1) }
+}
+
+struct Ready {
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+fn prepare(init: Init<'_>) -> Result<Ready, Failure> {
+    let Init { plan, root, tree, stdio, terminal, filter, group } = init;
+    let process = &plan.process;
+    if let Some((group, entrances)) = &group {
+        for entrance in entrances {
+            rustix::io::write(entrance, b"0").during(|| "joining the cgroup".to_owned())?;
+        }
+        if group.unified {
+            unshare(libc::CLONE_NEWCGROUP).during(|| "making a cgroup namespace".to_owned())?;
+        }
+        group.mount(root, plan.confine_paths)?;
+    }
+    let proc = mount_proc(plan, tree)?;
+    tree::pivot(root)?;
+    reset_oom_score(&proc);
+    sys::new_session_keyring();
+    rustix::process::setsid().during(|| "starting a session".to_owned())?;
+    if terminal {
+        rustix::process::ioctl_tiocsctty(&stdio[0]).during(|| "taking the terminal".to_owned())?;
+    }
+    adopt_stdio(&stdio, process)?;
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
+    sys::reset_signals();
+    let during = |what: &'static str| move || what.to_owned();
+    if process.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).during(during("setting no_new_privs"))?;
+    }
+    let capabilities = process.capabilities.0 & permitted().during(during("reading capabilities"))?;
+    drop_bounding(capabilities).during(during("limiting capabilities"))?;
+    let args = strings(&process.args)?;
+    let env = strings(&process.env)?;
+    // As root it may be where the user cannot go, and the other way round (root of a network file
+    // system); either will do, as in runc.
+    let entered = enter(&process.cwd);
+    if let (Some(filter), false) = (&filter, process.no_new_privileges) {
+        sys::install_filter(filter).during(during("installing the system call filter"))?;
+    }
+    set_ids(process)?;
+    set_capabilities(if process.uid == 0 { capabilities } else { 0 })
+        .during(during("setting capabilities"))?;
+    // The launcher kills us when the builder dies; this is for the launcher's own death. Setting ids
+    // clears it, so it comes after.
+    // SAFETY: the call takes numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if entered.is_err() {
+        enter(&process.cwd).during(|| format!("entering the working directory `{}`", process.cwd))?;
+    }
+    sys::close_from(3, true).during(during("closing descriptors"))?;
+    if let (Some(filter), true) = (&filter, process.no_new_privileges) {
+        sys::install_filter(filter).during(during("installing the system call filter"))?;
+    }
+    Ok(Ready { args, env })
+}
+
+pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the process has one thread; nothing else relies on what is unshared.
+    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Mounts `/proc` of the new process namespace, and hides what tells of the host. In a user
+/// namespace the kernel allows it only while another whole `/proc` is in sight: before the pivot.
+fn mount_proc(plan: &Plan, tree: &Tree) -> Result<OwnedFd, Failure> {
+    let during = || "mounting `/proc`".to_owned();
+    let proc = new_mount("proc", &[], ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC).during(during)?;
+    sys::attach(&proc, &tree.proc_point).during(during)?;
+    if plan.confine_paths {
+        for path in PROC_READ_ONLY {
+            tree.mask.protect(&proc, path)?;
+        }
+        for path in PROC_MASKED {
+            tree.mask.cover(&proc, path)?;
+        }
+    }
+    Ok(proc)
+}
+
+/// The builder's own score may shield it from the kernel's killer; what it builds is not shielded.
+/// `proc` is a handle on the file system that we just made, so this is no other's file
+/// (CVE-2025-52881).
+fn reset_oom_score(proc: &OwnedFd) {
+    let open = |flags: OFlags| {
+        rustix::fs::openat(proc, "self/oom_score_adj", flags | OFlags::CLOEXEC, Mode::empty())
+    };
+    let mut score = [0; 8];
+    let unchanged = open(OFlags::RDONLY)
+        .ok()
+        .and_then(|file| File::from(file).read(&mut score).ok())
+        .is_some_and(|length| score[..length].trim_ascii() == b"0");
+    if !unchanged && let Ok(file) = open(OFlags::WRONLY) {
+        // Raising one's chance is always allowed, lowering it is not; then it stays as it is.
+        let _ = rustix::io::write(&file, b"0");
+    }
+}
+
+/// Makes the three descriptors standard input, output and error. Pipes become the user's, who could
+/// not open `/dev/stdout` otherwise; files and terminals of the host keep their owners.
+fn adopt_stdio(stdio: &[OwnedFd; 3], process: &Process) -> Result<(), Failure> {
+    for (number, fd) in stdio.iter().enumerate() {
+        let stat = rustix::fs::fstat(fd).during(|| format!("looking at descriptor {number}"))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if matches!(kind, FileType::Fifo | FileType::Socket) && stat.st_uid != process.uid {
+            // Refused in a user namespace without that id, where setting ids will say so.
+            let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(process.uid)), None);
+        }
+        // SAFETY: the targets are 0, 1 and 2, which nothing of ours owns from here on: the first was
+        // the launcher's socket.
+        if unsafe { libc::dup2(fd.as_raw_fd(), number as i32) } < 0 {
+            return Err(io::Error::last_os_error()).during(|| format!("setting descriptor {number}"));
+        }
+    }
+    Ok(())
+}
+
+fn set_ids(process: &Process) -> Result<(), Failure> {
+    let unmapped = |kind: &str, id: &str, error: io::Error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let what = if errno == libc::EINVAL {
+            format!(
+                "{kind} {id} is not mapped into this user namespace: more ids in `/etc/subuid` and `/etc/subgid` are needed"
+            )
+        } else {
+            format!("becoming {kind} {id}")
+        };
+        Failure::new(FailureKind::Setup, what, errno)
+    };
+    // SAFETY: each call takes numbers, or a list with its length.
+    unsafe {
+        if libc::setgroups(process.groups.len(), process.groups.as_ptr()) != 0 {
+            let error = io::Error::last_os_error();
+            // A namespace with a single mapped group must give up setgroups; there is then no other
+            // group that could be had or lost.
+            if error.raw_os_error() != Some(libc::EPERM) {
+                let groups: Vec<String> = process.groups.iter().map(u32::to_string).collect();
+                return Err(unmapped("one of the groups", &groups.join(", "), error));
+            }
+        }
+        if libc::setresgid(process.gid, process.gid, process.gid) != 0 {
+            return Err(unmapped("group id", &process.gid.to_string(), io::Error::last_os_error()));
+        }
+        if libc::setresuid(process.uid, process.uid, process.uid) != 0 {
+            return Err(unmapped("user id", &process.uid.to_string(), io::Error::last_os_error()));
+        }
+    }
+    Ok(())
+}
+
+/// `struct __user_cap_header_struct` and its data, version 3: 64 bits in two halves.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// What we hold: nobody can be given more.
+fn permitted() -> io::Result<u64> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut data = [CapabilityData::default(); 2];
+    // SAFETY: both structures are the kernel's own of that version.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut data) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+/// Effective and permitted become `set`; inheritable, and with it ambient, become empty
+/// (CVE-2022-24769).
+fn set_capabilities(set: u64) -> io::Result<()> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let half = |bits: u32| CapabilityData { effective: bits, permitted: bits, inheritable: 0 };
+    let data = [half(set as u32), half((set >> 32) as u32)];
+    // SAFETY: as above.
+    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const data) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Takes all but `keep` out of the bounding set.
+fn drop_bounding(keep: u64) -> io::Result<()> {
+    for capability in 0..64 {
+        if keep & (1 << capability) != 0 {
+            continue;
+        }
+        // SAFETY: the calls take numbers.
+        unsafe {
+            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                match libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) {
+                    // The last capability of this kernel was the one before.
+                    -1 => break,
+                    0 => {}
+                    _ => return Err(io::Error::from_raw_os_error(libc::EPERM)),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Changes to the working directory. No magic link is followed to it, and it must be below the root:
+/// `/proc/self/fd/7` could be a directory of the host (CVE-2024-21626).
+fn enter(cwd: &str) -> io::Result<()> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = root::open(&root, cwd, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+    rustix::process::fchdir(&directory)?;
+    let here = rustix::process::getcwd(Vec::new())?;
+    if !here.as_bytes().starts_with(b"/") {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
+}
+
+fn strings(texts: &[String]) -> Result<Vec<CString>, Failure> {
+    let string = |text: &String| CString::new(text.as_str());
+    texts.iter().map(string).collect::<Result<_, _>>().map_err(|_| {
+        Failure::new(FailureKind::Setup, "an argument or a variable holds a NUL byte", libc::EINVAL)
+    })
+}
+
+/// Brings up the loopback device of a network namespace that has nothing else.
+pub(super) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let socket: BorrowedFd<'_> = socket.as_fd();
+    // SAFETY: an all-zero request is a valid one, and its name is filled in below.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is of the type that this control takes.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! The mounts of a sandbox, in its own mount namespace, before its first process exists.
+//!
+//! Everything is mounted by handle (`move_mount` of a detached mount onto an open mount point), so
+//! no path is looked up twice and nobody can put a link in between (CVE-2021-30465).
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+
+use super::point::{Points, Shape};
+use crate::root;
+use crate::runtime::plan::{Kind, Plan, SYS_MASKED, Step};
+use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use crate::runtime::wire::{During, Failure, FailureKind, slice, take};
+
+/// What was mounted, for those who go on with it.
+pub(super) struct Tree {
+    /// Where `/proc` goes.
+    pub proc_point: OwnedFd,
+    pub mask: Mask,
+    /// The root of the sandbox's `devpts` and of its `/dev`.
+    pub pts: OwnedFd,
+    pub dev: OwnedFd,
+}
+
+/// What hidden paths are covered with.
+pub(super) struct Mask {
+    /// A handle that is known to be the null device. `/dev/null` of the sandbox could be anything
+    /// (CVE-2025-31133).
+    null: OwnedFd,
+    /// An empty, read-only directory.
+    empty: OwnedFd,
+}
+
+/// A new file system, detached.
+pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u64) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in options {
+        rustix::mount::fsconfig_set_string(&context, *name, *value)?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Builds the sandbox's tree on top of this mount namespace's root. `points` is of the root file
+/// system, still detached; what is made for mount points is its to remember.
+pub(super) fn build(
+    plan: &Plan,
+    points: &mut Points,
+    fds: &mut [Option<OwnedFd>],
+    bytes: &[u8],
+) -> Result<Tree, Failure> {
+    // Nothing mounted from here on shall show in the namespace that this one was copied from.
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
+    // Devices and masks come from the host's `/dev`, and must be opened before it is out of reach.
+    let null = null_device().during(|| "opening `/dev/null`".to_owned())?;
+    let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .during(|| "opening `/`".to_owned())?;
+    sys::attach(points.root(), &slash).during(|| "mounting the root file system".to_owned())?;
+    let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let empty = new_mount("tmpfs", &[("size", "4k"), ("mode", "755")], inert | ATTR_RDONLY)
+        .during(|| "making an empty directory".to_owned())?;
+    let mut build = Build {
+        points,
+        plan,
+        fds,
+        bytes,
+        proc_point: None,
+        dev: None,
+        pts: None,
+        private: None,
+        files: 0,
+        mask: Mask { null, empty },
+    };
+    for step in &plan.steps {
+        build.step(step)?;
+    }
+    let missing = |what: &str| Failure::new(FailureKind::Setup, format!("the plan lacks `{what}`"), 0);
+    let tree = Tree {
+        proc_point: build.proc_point.ok_or_else(|| missing("/proc"))?,
+        mask: build.mask,
+        pts: build.pts.ok_or_else(|| missing("/dev/pts"))?,
+        dev: build.dev.ok_or_else(|| missing("/dev"))?,
+    };
+    if plan.read_only {
+        sys::mount_setattr(points.root().as_fd(), ATTR_RDONLY, false)
+            .during(|| "making the root file system read-only".to_owned())?;
+    }
+    Ok(tree)
+}
+
+/// `/dev/null`, by what it is and not by what it is called.
+fn null_device() -> io::Result<OwnedFd> {
+    host_device("null", 1, 3)
+}
+
+/// A detached mount of a device of the host.
+fn host_device(name: &str, major: u32, minor: u32) -> io::Result<OwnedFd> {
+    let path = CString::new(format!("/dev/{name}"))?;
+    let device = sys::clone_tree(CWD, &path, false)?;
+    let stat = rustix::fs::fstat(&device)?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is another device"));
+    }
+    Ok(device)
+}
+
+struct Build<'a> {
+    points: &'a mut Points,
+    plan: &'a Plan,
+    fds: &'a mut [Option<OwnedFd>],
+    bytes: &'a [u8],
+    proc_point: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    pts: Option<OwnedFd>,
+    /// Where the files that cover the image's live.
+    private: Option<OwnedFd>,
+    files: usize,
+    mask: Mask,
+}
+
+impl Build<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Mount { target, kind, attributes, strict } => {
+                self.mount(target, kind, *attributes, *strict)
+            }
+            Step::Device { name, major, minor } => {
+                self.device(name, *major, *minor).during(|| format!("making device `/dev/{name}`"))
+            }
+            Step::Link { name, to } => {
+                let dev = self.dev.as_ref().expect("the plan mounts `/dev` before what is in it");
+                rustix::fs::symlinkat(to.as_str(), dev, name.as_str())
+                    .during(|| format!("making link `/dev/{name}`"))
+            }
+        }
+    }
+
+    fn mount(&mut self, target: &str, kind: &Kind, attributes: u64, strict: bool) -> Result<(), Failure> {
+        let during = || format!("mounting `{target}`");
+        let (mount, shape) = match kind {
+            Kind::Proc => (None, Shape::Directory),
+            Kind::Handle(index) => {
+                let mount = take(self.fds, *index)?;
+                if attributes != 0 {
+                    sys::mount_setattr(mount.as_fd(), attributes, true).during(during)?;
+                }
+                let shape = shape_of(&mount).during(during)?;
+                (Some(mount), shape)
+            }
+            Kind::File { contents, mode, uid, gid } => {
+                let mount = self.file(slice(self.bytes, *contents), *mode, *uid, *gid).during(during)?;
+                if attributes != 0 {
+                    sys::mount_setattr(mount.as_fd(), attributes, false).during(during)?;
+                }
+                (Some(mount), Shape::File)
+            }
+            Kind::Tmpfs { size, mode } => {
+                let mode = format!("{:o}", mode & 0o7777);
+                let size = size.map(|size| size.to_string());
+                let mut options = vec![("mode", mode.as_str())];
+                options.extend(size.as_deref().map(|size| ("size", size)));
+                (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
+            }
+            Kind::Dev => {
+                let options = [("mode", "755"), ("size", "65536k")];
+                (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
+            }
+            Kind::Pts => (Some(devpts(attributes).during(during)?), Shape::Directory),
+            Kind::Mqueue => (Some(new_mount("mqueue", &[], attributes).during(during)?), Shape::Directory),
+            Kind::Sys => (Some(sysfs(attributes).during(during)?), Shape::Directory),
+        };
+        let point = self.points.point(target, shape, strict).map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(0);
+            let what = if strict && matches!(errno, libc::ELOOP | libc::ENOTDIR) {
+                format!("`{target}` of the root file system must be a directory, and no link")
+            } else {
+                format!("making mount point `{target}`")
+            };
+            Failure::new(FailureKind::Setup, what, errno)
+        })?;
+        // A link may have led to where targets are not allowed.
+        if !strict && is_procfs(&point).during(during)? {
+            return Err(Failure::new(FailureKind::Setup, format!("`{target}` lies in `/proc`"), libc::EPERM));
+        }
+        let Some(mount) = mount else {
+            self.proc_point = Some(point);
+            return Ok(());
+        };
+        sys::attach(&mount, &point).during(during)?;
+        match kind {
+            Kind::Dev => self.dev = Some(mount),
+            Kind::Pts => self.pts = Some(mount),
+            Kind::Sys if self.plan.confine_paths => {
+                for path in SYS_MASKED {
+                    self.mask.cover(&mount, path)?;
+                }
+                for cpu in 0..8192 {
+                    if !self.mask.cover(&mount, &format!("devices/system/cpu/cpu{cpu}/thermal_throttle"))? {
+                        break;
+                    }
+                }
+            }
+            Kind::Sys
+            | Kind::Proc
+            | Kind::Mqueue
+            | Kind::Tmpfs { .. }
+            | Kind::Handle(_)
+            | Kind::File { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn device(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
+        let dev = self.dev.as_ref().expect("the plan mounts `/dev` before what is in it");
+        let number = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(0o666);
+        match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number) {
+            Ok(()) => return Ok(()),
+            Err(Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        let point = rustix::fs::openat(dev, name, flags, mode)?;
+        let device = host_device(name, major, minor)?;
+        sys::attach(&device, &point)
+    }
+
+    /// A file in memory, as a detached mount.
+    fn file(&mut self, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
+        if self.private.is_none() {
+            let attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+            self.private = Some(new_mount("tmpfs", &[("mode", "700")], attributes)?);
+        }
+        let private = self.private.as_ref().expect("it was just made");
+        let name = CString::new(self.files.to_string())?;
+        self.files += 1;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(private, &name, flags, Mode::from_raw_mode(0o600))?);
+        file.write_all(contents)?;
+        if (uid, gid) != (0, 0) {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
+        sys::clone_tree(private, &name, false)
+    }
+}
+
+fn shape_of(mount: &OwnedFd) -> io::Result<Shape> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode);
+    Ok(if kind == FileType::Directory { Shape::Directory } else { Shape::File })
+}
+
+fn is_procfs(handle: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(handle)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+fn devpts(attributes: u64) -> io::Result<OwnedFd> {
+    let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    // Group 5 is `tty` everywhere; a user namespace may not have it.
+    let mount = |group: bool| -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (name, value) in options {
+            if value.is_empty() {
+                rustix::mount::fsconfig_set_flag(&context, name)?;
+            } else {
+                rustix::mount::fsconfig_set_string(&context, name, value)?;
+            }
+        }
+        if group {
+            rustix::mount::fsconfig_set_string(&context, "gid", "5")?;
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+        Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    };
+    match mount(true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => mount(false),
+        other => other,
+    }
+}
+
+/// A new `sysfs`, or where that is refused (it shows a network namespace, and that must be ours) the
+/// host's, read-only.
+fn sysfs(attributes: u64) -> io::Result<OwnedFd> {
+    match new_mount("sysfs", &[], attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let mount = sys::clone_tree(CWD, c"/sys", true)?;
+            sys::mount_setattr(mount.as_fd(), attributes | ATTR_RDONLY, true)?;
+            Ok(mount)
+        }
+        other => other,
+    }
+}
+
+impl Mask {
+    /// Hides `path` of a file system that is our own. Gives whether there was anything to hide.
+    pub(super) fn cover(&self, mount: &OwnedFd, path: &str) -> Result<bool, Failure> {
+        let during = || format!("hiding `{path}`");
+        let point = match root::open_no_links(mount, path, OFlags::PATH, Mode::empty()) {
+            Ok(point) => point,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // In the host's own `/sys` an ordinary user may not even look at some.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(true),
+            Err(error) => return Err(error).during(during),
+        };
+        let cover = match shape_of(&point).during(during)? {
+            Shape::Directory => &self.empty,
+            Shape::File => &self.null,
+        };
+        let cover = sys::clone_tree(cover, c"", false).during(during)?;
+        sys::attach(&cover, &point).during(during)?;
+        Ok(true)
+    }
+
+    /// Makes `path` of a file system that is our own read-only, if it is there.
+    pub(super) fn protect(&self, mount: &OwnedFd, path: &str) -> Result<(), Failure> {
+        let during = || format!("protecting `{path}`");
+        let point = match root::open_no_links(mount, path, OFlags::PATH, Mode::empty()) {
+            Ok(point) => point,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).during(during),
+        };
+        let cover = sys::clone_tree(&point, c"", false).during(during)?;
+        sys::mount_setattr(cover.as_fd(), ATTR_RDONLY, false).during(during)?;
+        sys::attach(&cover, &point).during(during)
+    }
+}
+
+/// Makes `root` the root of this mount namespace and lets go of everything else in it.
+pub(super) fn pivot(root: &OwnedFd) -> Result<(), Failure> {
+    let during = || "entering the root file system".to_owned();
+    rustix::process::fchdir(root).during(during)?;
+    // Both names mean the new root; the old one ends up on top of it, and is taken off.
+    rustix::process::pivot_root(".", ".").during(during)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).during(during)?;
+    rustix::process::chdir("/").during(during)
+}

@@ -1,0 +1,318 @@
+//! The builder's side: a launcher is started, told its plan, and listened to.
+//!
+//! The launcher is our own program, executed from a sealed copy in memory: what runs inside could
+//! otherwise overwrite the program through `/proc/self/exe` (CVE-2019-5736), and forking the builder
+//! itself, with its threads and its memory, would cost more than everything else together.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::process::Signal;
+
+use super::plan::{PlanError, plan};
+use super::seccomp::Filters;
+use super::spec::Sandbox;
+use super::wire::{self, Failure, FailureKind, Message};
+
+/// `argv[0]` of the sealed copy.
+pub(super) const CHILD_NAME: &str = "stave-sandbox";
+
+/// The program that becomes the launcher, ready to be executed any number of times.
+#[derive(Debug)]
+pub struct Launcher {
+    program: OwnedFd,
+    filters: Filters,
+}
+
+/// Why a sandbox did not come to run its program.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("cannot prepare the sandbox")]
+    Plan(#[from] PlanError),
+    #[error("cannot start the sandbox's launcher")]
+    Launch(#[source] io::Error),
+    #[error("the sandbox's launcher ended unexpectedly ({0})")]
+    LauncherDied(ExitStatus),
+    #[error("cannot set up the sandbox: {what}{}", errno_text(*errno))]
+    Setup { what: String, errno: i32 },
+    #[error("{what}{}", errno_text(*errno))]
+    NotFound { what: String, errno: i32 },
+    #[error("{what}{}", errno_text(*errno))]
+    NotExecutable { what: String, errno: i32 },
+}
+
+fn errno_text(errno: i32) -> String {
+    if errno == 0 {
+        return String::new();
+    }
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = text.rsplit_once(" (os error").map_or(text.as_str(), |(text, _)| text);
+    format!(": {}", text.to_lowercase())
+}
+
+impl SpawnError {
+    /// The exit code that Docker's `run` gives for it: 127 for a program that is not there, 126 for
+    /// one that cannot be executed, 125 for what is our own doing.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            Self::Plan(_) | Self::Launch(_) | Self::LauncherDied(_) | Self::Setup { .. } => 125,
+        }
+    }
+}
+
+impl From<Failure> for SpawnError {
+    fn from(Failure { kind, what, errno }: Failure) -> Self {
+        match kind {
+            FailureKind::Setup => Self::Setup { what, errno },
+            FailureKind::NotFound => Self::NotFound { what, errno },
+            FailureKind::NotExecutable => Self::NotExecutable { what, errno },
+        }
+    }
+}
+
+impl Launcher {
+    /// Copies the running program. It must call [`super::child_main`] first thing in its `main`
+    /// when [`super::is_child`] says so.
+    ///
+    /// # Errors
+    /// Reading the program, or memory.
+    pub fn of_this_program() -> io::Result<Self> {
+        Self::of_program(Path::new("/proc/self/exe"))
+    }
+
+    /// Copies another program that does so.
+    ///
+    /// # Errors
+    /// As [`Launcher::of_this_program`].
+    pub fn of_program(path: &Path) -> io::Result<Self> {
+        let mut source = File::open(path)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Kernels before 6.3 do not know the flag that says it will be executed, and need none.
+        let copy = rustix::fs::memfd_create(CHILD_NAME, flags | MemfdFlags::EXEC)
+            .or_else(|_| rustix::fs::memfd_create(CHILD_NAME, flags))?;
+        let mut copy = File::from(copy);
+        io::copy(&mut source, &mut copy)?;
+        copy.flush()?;
+        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        rustix::fs::fcntl_add_seals(&copy, seals)?;
+        Ok(Self { program: copy.into(), filters: Filters::default() })
+    }
+
+    /// Runs a sandbox. Returns once its program has been executed, or could not be.
+    ///
+    /// # Errors
+    /// See [`SpawnError`]. Whatever had been made for the sandbox is gone again then.
+    pub fn spawn(&self, sandbox: Sandbox) -> Result<Running, SpawnError> {
+        let (plan, parcel) = plan(sandbox, &self.filters)?;
+        let (socket, theirs) = UnixStream::pair().map_err(SpawnError::Launch)?;
+        // No pre_exec, working directory or ids: with those the standard library would fork instead
+        // of using posix_spawn, and a fork copies the page tables of everything the builder holds.
+        let launcher = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+            .arg0(CHILD_NAME)
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(SpawnError::Launch)?;
+        let mut launcher = Launched { child: launcher, socket: Some(socket) };
+        let socket = launcher.socket.as_ref().expect("it was just put there");
+        let fds: Vec<_> = parcel.fds.iter().map(AsFd::as_fd).collect();
+        let sent = wire::send(socket.as_fd(), &plan, &parcel.bytes, &fds);
+        drop(fds);
+        // Our copies go now: an end of a pipe that stayed open here would keep its reader waiting.
+        drop(parcel);
+        let answer = match sent {
+            Ok(()) => wire::receive::<Message>(socket.as_fd()).map_err(SpawnError::Launch)?,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            Err(error) => return Err(SpawnError::Launch(error)),
+        };
+        match answer {
+            Some((Message::Started { pid }, parcel)) => {
+                let mut fds = parcel.fds.into_iter();
+                let pidfd = fds.next().ok_or_else(|| {
+                    SpawnError::Launch(io::Error::new(io::ErrorKind::InvalidData, "no process handle"))
+                })?;
+                let process = Process { pid, pidfd: Arc::new(pidfd) };
+                Ok(Running { launcher, process, terminal: fds.next().map(Terminal), ended: None })
+            }
+            Some((Message::Failed(failure), _)) => {
+                launcher.reap();
+                Err(failure.into())
+            }
+            Some((Message::Exited { .. }, _)) | None => Err(SpawnError::LauncherDied(launcher.reap())),
+        }
+    }
+}
+
+/// The launcher process. Dropping it closes the socket, which makes it kill its sandbox and clean
+/// up, and waits for that.
+#[derive(Debug)]
+struct Launched {
+    child: Child,
+    socket: Option<UnixStream>,
+}
+
+impl Launched {
+    fn reap(&mut self) -> ExitStatus {
+        self.socket = None;
+        self.child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0))
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
+/// A program that runs. Dropping it kills the program and everything it started, and waits.
+#[derive(Debug)]
+pub struct Running {
+    launcher: Launched,
+    process: Process,
+    terminal: Option<Terminal>,
+    ended: Option<ExitStatus>,
+}
+
+/// Why it is not known how a program ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    #[error("cannot wait for the sandbox")]
+    Wait(#[from] io::Error),
+    #[error("the sandbox's launcher ended unexpectedly ({0})")]
+    LauncherDied(ExitStatus),
+    #[error("the program ended, but what was made for its mounts could not be removed: {0}")]
+    CleanUp(String),
+}
+
+impl Running {
+    /// Waits for the program's end, and for all that was made for it to be gone: its mounts, mount
+    /// points and cgroups. May be called again.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub fn wait(&mut self) -> Result<ExitStatus, WaitError> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let answer = match &self.launcher.socket {
+            Some(socket) => wire::receive::<Message>(socket.as_fd())?,
+            None => None,
+        };
+        let launcher = self.launcher.reap();
+        match answer {
+            Some((Message::Exited { status, left: None }, _)) => {
+                let status = ExitStatus::from_raw(status);
+                self.ended = Some(status);
+                Ok(status)
+            }
+            Some((Message::Exited { left: Some(left), .. }, _)) => Err(WaitError::CleanUp(left)),
+            Some((Message::Started { .. } | Message::Failed(_), _)) | None => {
+                Err(WaitError::LauncherDied(launcher))
+            }
+        }
+    }
+
+    /// A handle on the program, for use while another thread waits.
+    pub fn process(&self) -> Process {
+        self.process.clone()
+    }
+
+    /// The program's number, as the caller sees it.
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// Sends a signal to the program.
+    ///
+    /// # Errors
+    /// As [`Process::signal`].
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Kills the program and everything it started.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// The terminal, if it was asked for.
+    pub fn terminal(&self) -> Option<&Terminal> {
+        self.terminal.as_ref()
+    }
+}
+
+/// A handle on a running program: never another that got its number later.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+}
+
+impl Process {
+    /// Sends a signal by number. One to a program that has ended does nothing.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: the call takes a descriptor we own, a number, and no information.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Kills the program; the kernel then kills everything it started.
+    pub fn kill(&self) {
+        // It cannot fail but for a program that has ended.
+        let _ = rustix::process::pidfd_send_signal(&*self.pidfd, Signal::KILL);
+    }
+
+    /// The program's number, as the caller sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+/// The outer end of a sandbox's terminal.
+#[derive(Debug)]
+pub struct Terminal(OwnedFd);
+
+impl Terminal {
+    /// Tells the program that its window changed.
+    ///
+    /// # Errors
+    /// None but of the kernel's own.
+    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(rustix::termios::tcsetwinsize(&self.0, size)?)
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,470 @@
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::cache::content::{self, StatCache};
+use crate::pattern::Patterns;
+use crate::root;
+
+mod archives;
+
+/// Tests of what a copy makes change owners, which only root may, and to ids that are mapped.
+macro_rules! needs_root {
+    () => {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        if std::os::unix::fs::chown(file.path(), Some(70_000), Some(70_000)).is_err() {
+            eprintln!("skipped: needs root with all ids");
+            return;
+        }
+    };
+}
+use needs_root;
+
+/// A source tree and a target tree.
+struct Trees {
+    source: tempfile::TempDir,
+    target: tempfile::TempDir,
+}
+
+fn shell(dir: &Path, lines: &str) {
+    let script = format!("umask 022; {lines}");
+    let status = Command::new("sh").args(["-ec", &script]).current_dir(dir).status().unwrap();
+    assert!(status.success(), "{lines}");
+}
+
+/// Two directories that shell lines made; what is in the source is of 2020.
+fn trees(source: &str, target: &str) -> Trees {
+    let trees = Trees { source: tempfile::tempdir().unwrap(), target: tempfile::tempdir().unwrap() };
+    shell(trees.source.path(), source);
+    shell(trees.source.path(), "find . -depth -exec touch -h -d @1577836800 {} +");
+    shell(trees.target.path(), target);
+    trees
+}
+
+/// A source path, a destination, and what the flags say.
+struct Action {
+    spec: Spec,
+    selector: Selector,
+}
+
+fn action(source: &str, destination: &str) -> Action {
+    Action {
+        spec: Spec {
+            destination: destination.to_owned(),
+            owner: None,
+            mode: None,
+            unpack: false,
+            time: None,
+            unpack_limit: UNPACK_LIMIT,
+        },
+        selector: Selector { wildcards: pattern::has_wildcard(source), ..Selector::path(source) },
+    }
+}
+
+impl Action {
+    fn owner(mut self, uid: u32, gid: u32) -> Self {
+        self.spec.owner = Some((uid, gid));
+        self
+    }
+
+    fn mode(mut self, mode: &str) -> Self {
+        self.spec.mode = Some(Chmod::parse(mode).unwrap());
+        self
+    }
+
+    fn parents(mut self) -> Self {
+        self.selector.parents = true;
+        self
+    }
+
+    fn exclude(mut self, pattern: &str) -> Self {
+        self.selector.excludes.push(pattern.to_owned());
+        self
+    }
+
+    fn unpack(mut self) -> Self {
+        self.spec.unpack = true;
+        self
+    }
+}
+
+impl Trees {
+    fn local(&self) -> Tree {
+        Tree::local(root::open_ambient_dir(self.source.path()).unwrap(), Patterns::default())
+    }
+
+    fn snapshot(&self) -> Tree {
+        Tree::snapshot(root::open_ambient_dir(self.source.path()).unwrap())
+    }
+
+    /// Lists, digests and copies.
+    fn run_from(&self, tree: &Tree, action: &Action) -> Result<(), CopyError> {
+        let mut listing = content::list(tree, &action.selector).unwrap();
+        content::digest(tree, &mut listing, &StatCache::off()).unwrap();
+        self.run_listed(tree, &listing, action)
+    }
+
+    fn run_listed(&self, tree: &Tree, listing: &Listing, action: &Action) -> Result<(), CopyError> {
+        let target = root::open_ambient_dir(self.target.path()).unwrap();
+        copy(Source::Tree { tree, listing }, target.as_fd(), &action.spec)
+    }
+
+    fn run(&self, action: Action) {
+        self.run_from(&self.local(), &action).unwrap();
+    }
+
+    fn fails(&self, action: Action) -> String {
+        self.run_from(&self.local(), &action).unwrap_err().to_string()
+    }
+
+    /// The target as text, a line each: mode, owner, `@` where the time is the source's, path, and
+    /// what a file holds or a link says.
+    fn shown(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut todo = vec![self.target.path().to_owned()];
+        while let Some(directory) = todo.pop() {
+            for entry in std::fs::read_dir(&directory).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = path.symlink_metadata().unwrap();
+                let kind = metadata.file_type();
+                let old = if metadata.mtime() == 1_577_836_800 { "@" } else { "" };
+                let name = path.strip_prefix(self.target.path()).unwrap().display().to_string();
+                let owner = (metadata.uid(), metadata.gid());
+                let tail = if kind.is_symlink() {
+                    format!(" -> {}", std::fs::read_link(&path).unwrap().display())
+                } else if kind.is_dir() {
+                    todo.push(path.clone());
+                    "/".to_owned()
+                } else if kind.is_fifo() {
+                    "|".to_owned()
+                } else {
+                    format!(" {}", String::from_utf8_lossy(&std::fs::read(&path).unwrap()).trim())
+                };
+                let mode = metadata.mode() & 0o7777;
+                lines.push(format!("{name}{tail} {mode:o} {}:{}{old}", owner.0, owner.1));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    #[track_caller]
+    fn holds(&self, lines: &[&str]) {
+        assert_eq!(self.shown(), lines);
+    }
+}
+
+#[test]
+fn where_a_file_goes() {
+    needs_root!();
+    let trees = trees("echo a > a", "mkdir etc");
+    trees.run(action("a", "/etc"));
+    trees.run(action("a", "/b"));
+    trees.run(action("a", "/new/deep/"));
+    trees.run(action("a", "/new/other/name"));
+    trees.holds(&[
+        "b a 644 0:0@",
+        "etc/ 755 0:0",
+        "etc/a a 644 0:0@",
+        "new/ 755 0:0",
+        "new/deep/ 755 0:0",
+        "new/deep/a a 644 0:0@",
+        "new/other/ 755 0:0",
+        "new/other/name a 644 0:0@",
+    ]);
+}
+
+#[test]
+fn a_directory_gives_its_contents() {
+    needs_root!();
+    let trees = trees(
+        "mkdir -p t/sub t/void; chmod 750 t t/sub; chmod 1770 t/void; echo a > t/a; echo b > t/sub/b; \
+         chown 12:34 t/a",
+        "mkdir -p there/sub; chmod 700 there there/sub; echo old > there/a; echo k > there/sub/keep",
+    );
+    trees.run(action("t", "/there"));
+    trees.run(action("t/", "/new/"));
+    trees.holds(&[
+        "new/ 755 0:0",
+        "new/a a 644 0:0@",
+        "new/sub/ 750 0:0@",
+        "new/sub/b b 644 0:0@",
+        "new/void/ 1770 0:0@",
+        "there/ 700 0:0",
+        "there/a a 644 0:0@",
+        "there/sub/ 750 0:0@",
+        "there/sub/b b 644 0:0@",
+        "there/sub/keep k 644 0:0",
+        "there/void/ 1770 0:0@",
+    ]);
+}
+
+#[test]
+fn owners() {
+    needs_root!();
+    let trees = trees(
+        "mkdir -p t/s; echo a > t/a; chown 12:34 t/a; chmod 4750 t/a; chown 5:6 t/s; ln -s a t/l; chown -h 7:8 t/l",
+        "mkdir own; chown 33:33 own; chmod 2770 own",
+    );
+    trees.run_from(&trees.snapshot(), &action("t", "/kept")).unwrap();
+    trees.run_from(&trees.snapshot(), &action("t", "/given").owner(1000, 1001)).unwrap();
+    trees.run(action("t/a", "/own/sub/").owner(50, 50));
+    trees.run(action("t/a", "/own/"));
+    trees.holds(&[
+        "given/ 755 1000:1001",
+        "given/a a 4750 1000:1001@",
+        "given/l -> a 777 1000:1001@",
+        "given/s/ 755 1000:1001@",
+        "kept/ 755 0:0",
+        "kept/a a 4750 12:34@",
+        "kept/l -> a 777 7:8@",
+        "kept/s/ 755 5:6@",
+        "own/ 2770 33:33",
+        "own/a a 4750 0:0@",
+        "own/sub/ 755 50:50",
+        "own/sub/a a 4750 50:50@",
+    ]);
+}
+
+#[test]
+fn modes() {
+    needs_root!();
+    let trees =
+        trees("mkdir -p t/sub; echo a > t/a; chmod 0 t/a; echo p > t/prog; chmod 700 t/prog t/sub", "");
+    trees.run(action("t", "/octal").mode("0751"));
+    trees.run(action("t", "/symbolic").mode("u=rwX,go=rX"));
+    trees.run(action("t", "/plain"));
+    trees.holds(&[
+        "octal/ 755 0:0",
+        "octal/a a 751 0:0@",
+        "octal/prog p 751 0:0@",
+        "octal/sub/ 751 0:0@",
+        "plain/ 755 0:0",
+        "plain/a a 0 0:0@",
+        "plain/prog p 700 0:0@",
+        "plain/sub/ 700 0:0@",
+        "symbolic/ 755 0:0",
+        "symbolic/a a 644 0:0@",
+        "symbolic/prog p 755 0:0@",
+        "symbolic/sub/ 755 0:0@",
+    ]);
+}
+
+#[test]
+fn links_in_the_source() {
+    needs_root!();
+    let trees = trees(
+        "mkdir -p t/sub; echo a > t/a; ln -s a t/rel; ln -s /etc/passwd t/abs; ln -s no t/dangling; \
+         ln -s sub t/todir; ln -s t/a link; ln -s t dirlink; mkfifo t/fifo",
+        "",
+    );
+    trees.run(action("t", "/dst"));
+    trees.run(action("link", "/file"));
+    trees.run(action("dirlink", "/dir"));
+    trees.run(action("lin*", "/wild/"));
+    let shown = trees.shown();
+    for line in [
+        "dst/abs -> /etc/passwd 777 0:0@",
+        "dst/dangling -> no 777 0:0@",
+        "dst/fifo| 644 0:0@",
+        "dst/rel -> a 777 0:0@",
+        "dst/todir -> sub 777 0:0@",
+        "file a 644 0:0@",
+        "dir/a a 644 0:0@",
+        "wild/link a 644 0:0@",
+    ] {
+        assert!(shown.iter().any(|shown| shown == line), "{line} in {shown:#?}");
+    }
+}
+
+#[test]
+fn links_in_the_target() {
+    needs_root!();
+    let canary = tempfile::tempdir().unwrap();
+    let trees = trees(
+        "echo a > a; mkdir t; echo b > t/b",
+        &format!(
+            "echo old > target; ln -s /target link; mkdir real; ln -s /real toreal; mkdir deep; \
+             ln -s ../real deep/rel; ln -s ../new/file deep/dangling; ln -s {0} out; ln -s ../../..{0}/x up; \
+             ln -s /target real/a",
+            canary.path().display()
+        ),
+    );
+    trees.run(action("a", "/link"));
+    trees.run(action("a", "/toreal/"));
+    trees.run(action("a", "/toreal/sub/b"));
+    trees.run(action("a", "/deep/rel/c"));
+    trees.run(action("a", "/deep/dangling"));
+    trees.run(action("a", "/out/x"));
+    trees.run(action("a", "/up"));
+    trees.run(action("t", "/toreal"));
+    assert_eq!(std::fs::read_dir(canary.path()).unwrap().count(), 0);
+    let shown = trees.shown();
+    for line in [
+        "link -> /target 777 0:0",
+        "target a 644 0:0@",
+        // A link inside a directory is replaced and not followed.
+        "real/a a 644 0:0@",
+        "real/b b 644 0:0@",
+        "real/c a 644 0:0@",
+        "real/sub/b a 644 0:0@",
+        "new/file a 644 0:0@",
+    ] {
+        assert!(shown.iter().any(|shown| shown == line), "{line} in {shown:#?}");
+    }
+    let inside = trees.target.path().join(canary.path().strip_prefix("/").unwrap());
+    assert_eq!(std::fs::read_dir(inside).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_replaced() {
+    needs_root!();
+    let trees = trees(
+        "echo a > a; mkdir -p t/sub; touch t/sub/x; mkdir f; touch f/dir",
+        "touch plain; mkdir -p dir/dir d2; touch d2/sub; mkdir d3; ln -s /dir d3/sub",
+    );
+    assert_eq!(trees.fails(action("a", "/plain/sub/")), "cannot copy to `/plain/sub/`: not a directory");
+    assert_eq!(trees.fails(action("t", "/plain")), "cannot copy `t` to non-directory `/plain`");
+    assert_eq!(trees.fails(action("f", "/dir")), "cannot replace the directory `dir` with a file");
+    assert_eq!(trees.fails(action("t", "/d2")), "cannot copy `t/sub` to non-directory `sub`");
+    assert_eq!(trees.fails(action("t", "/d3")), "cannot copy `t/sub` to non-directory `sub`");
+}
+
+#[test]
+fn hard_links_stay_one_file() {
+    needs_root!();
+    let trees = trees("mkdir -p t/sub; echo a > t/a; ln t/a t/b; ln t/a t/sub/c; ln t/a out", "");
+    trees.run(action("t", "/dst").owner(1, 2));
+    let inode = |path: &str| trees.target.path().join(path).metadata().unwrap().ino();
+    assert_eq!(inode("dst/a"), inode("dst/b"));
+    assert_eq!(inode("dst/a"), inode("dst/sub/c"));
+    assert_eq!(trees.target.path().join("dst/a").metadata().unwrap().nlink(), 3);
+}
+
+#[test]
+fn holes_stay_holes() {
+    needs_root!();
+    let trees = trees(
+        "truncate -s 1G hole; : > empty; printf end | dd of=late bs=1 seek=1000000 2>/dev/null; \
+         (head -c 200000 /dev/urandom; head -c 70000 /dev/zero) > full",
+        "",
+    );
+    trees.run(action(".", "/dst"));
+    let of = |path: &str| trees.target.path().join("dst").join(path).metadata().unwrap();
+    assert_eq!((of("hole").len(), of("hole").blocks()), (1 << 30, 0));
+    assert_eq!((of("empty").len(), of("late").len()), (0, 1_000_003));
+    assert!(of("late").blocks() < 400);
+    for name in ["late", "full"] {
+        let copied = std::fs::read(trees.target.path().join("dst").join(name)).unwrap();
+        assert_eq!(std::fs::read(trees.source.path().join(name)).unwrap(), copied);
+    }
+}
+
+#[test]
+fn parents_and_excludes() {
+    needs_root!();
+    let trees = trees(
+        "mkdir -p src/a src/b; chmod 750 src; chmod 711 src/b; echo 1 > src/a/1.txt; echo 2 > src/a/2.md; \
+         echo 3 > src/b/3.txt; mkdir d1 d2; echo a > d1/a; echo b > d2/b",
+        "mkdir -p kept/src; chmod 700 kept/src",
+    );
+    trees.run(action("src/a/1.txt", "/dst/").parents());
+    trees.run(action("src/b/*", "/kept/").parents());
+    trees.run(action("src/./a", "/pivot/").parents().exclude("a/*.md"));
+    trees.run(action("src", "/without/").exclude("**/*.txt"));
+    trees.run(action("d*", "/contents"));
+    trees.holds(&[
+        "contents/ 755 0:0",
+        "contents/a a 644 0:0@",
+        "contents/b b 644 0:0@",
+        "dst/ 755 0:0",
+        "dst/src/ 750 0:0@",
+        "dst/src/a/ 755 0:0@",
+        "dst/src/a/1.txt 1 644 0:0@",
+        "kept/ 755 0:0",
+        "kept/src/ 700 0:0",
+        "kept/src/b/ 711 0:0@",
+        "kept/src/b/3.txt 3 644 0:0@",
+        "pivot/ 755 0:0",
+        "pivot/a/ 755 0:0@",
+        "pivot/a/1.txt 1 644 0:0@",
+        "without/ 755 0:0",
+        "without/a/ 755 0:0@",
+        "without/a/2.md 2 644 0:0@",
+        "without/b/ 711 0:0@",
+    ]);
+}
+
+#[test]
+fn inline_files() {
+    needs_root!();
+    let trees = trees("", "mkdir dst");
+    let target = root::open_ambient_dir(trees.target.path()).unwrap();
+    let source = Source::Inline { name: "EOT", data: b"text" };
+    copy(source, target.as_fd(), &action("", "/dst").spec).unwrap();
+    let mut spec = action("", "/start").owner(33, 50).mode("750").spec;
+    spec.time = Some(UNIX_EPOCH + std::time::Duration::from_secs(1_577_836_800));
+    copy(source, target.as_fd(), &spec).unwrap();
+    trees.holds(&["dst/ 755 0:0", "dst/EOT text 644 0:0", "start text 750 33:50@"]);
+}
+
+#[test]
+fn what_was_hashed_is_what_is_copied() {
+    needs_root!();
+    for change in [
+        "echo b > t/a",
+        "echo longer > t/a",
+        "rm t/a",
+        "rm t/a; ln -s /etc/passwd t/a",
+        "rm t/a; mkfifo t/a",
+        "rm -r t; ln -s /etc t",
+        "rm t/a; mkdir t/a",
+    ] {
+        let trees = trees("mkdir t; echo a > t/a", "");
+        let tree = trees.local();
+        let action = action("t", "/dst");
+        let mut listing = content::list(&tree, &action.selector).unwrap();
+        content::digest(&tree, &mut listing, &StatCache::off()).unwrap();
+        shell(trees.source.path(), change);
+        let error = trees.run_listed(&tree, &listing, &action).unwrap_err().to_string();
+        assert_eq!(error, "`t/a` changed during the build", "{change}");
+    }
+}
+
+#[test]
+fn attributes_are_carried() {
+    needs_root!();
+    let trees = trees("mkdir t; echo a > t/a; chmod 4755 t/a", "");
+    let file = std::fs::File::open(trees.source.path().join("t/a")).unwrap();
+    // cap_net_raw=ep
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let set = |name: &std::ffi::CStr, value: &[u8]| {
+        rustix::fs::fsetxattr(&file, name, value, rustix::fs::XattrFlags::empty()).is_ok()
+    };
+    if !set(c"security.capability", &capability) || !set(c"user.mine", b"v") {
+        eprintln!("skipped: the temporary directory takes no extended attributes");
+        return;
+    }
+    set(c"trusted.overlay.opaque", b"y");
+    trees.run(action("t", "/dst").owner(3, 4));
+    let copied = std::fs::File::open(trees.target.path().join("dst/a")).unwrap();
+    let carried = content::xattrs::read(&copied).unwrap();
+    assert_eq!(
+        carried,
+        [(c"security.capability".to_owned(), capability.to_vec()), (c"user.mine".to_owned(), b"v".to_vec())]
+    );
+    assert_eq!(copied.metadata().unwrap().mode() & 0o7777, 0o4755);
+    let mut names = [0_u8; 256];
+    let length = rustix::fs::flistxattr(&copied, &mut names).unwrap();
+    assert!(!String::from_utf8_lossy(&names[..length]).contains("overlay"));
+}
+
+#[test]
+fn many_files_in_few_directories() {
+    needs_root!();
+    let trees =
+        trees("mkdir -p t/a t/b; for i in $(seq 600); do echo $i > t/a/$i; echo $i > t/b/$i; done", "");
+    trees.run(action("t", "/dst"));
+    assert_eq!(trees.shown().len(), 1203);
+}

@@ -1,0 +1,51 @@
+//! A directory of the person's as the solver holds it: the tree, and what is remembered of it.
+
+use std::path::Path;
+
+use crate::cache::content::{self, ContentError, Listing, Selector, StatCache, Tree};
+use crate::digest::{ContentDigest, Hasher};
+use crate::pattern::Patterns;
+use crate::root;
+use crate::store::Store;
+
+use super::Cause;
+
+/// A build context, filtered.
+#[derive(Debug)]
+pub struct Local {
+    tree: Tree,
+    remembered: StatCache,
+}
+
+impl Local {
+    pub(super) fn open(store: &Store, folder: &Path, excludes: &[String]) -> Result<Self, Cause> {
+        let failed = |source| Cause::OpenContext { path: folder.to_owned(), source };
+        let handle = root::open_ambient_dir(folder).map_err(failed)?;
+        let path = folder.canonicalize().map_err(failed)?;
+        let mut name = Hasher::new();
+        name.field(path.as_os_str().as_encoded_bytes());
+        let file = store.path().join("contexts").join(name.finish().hex());
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(store.now().max(0).unsigned_abs());
+        let remembered = StatCache::load(&file, std::os::fd::AsFd::as_fd(&handle), now);
+        let patterns = Patterns::parse(excludes).map_err(|error| Cause::Content(error.into()))?;
+        Ok(Self { tree: Tree::local(handle, patterns), remembered })
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// What a selector chooses, and its digest.
+    pub(super) fn select(&self, selector: &Selector) -> Result<(Listing, ContentDigest), ContentError> {
+        let mut listing = content::list(&self.tree, selector)?;
+        let digest = content::digest(&self.tree, &mut listing, &self.remembered)?;
+        Ok((listing, digest))
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // A memory that cannot be written makes the next build slower and nothing else.
+        let _ = self.remembered.save();
+    }
+}

@@ -1,0 +1,162 @@
+//! The database: its schema and how it is opened.
+//!
+//! `user_version` counts formats; a newer one is refused, an older one would be migrated here.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+const FORMAT: i64 = 1;
+
+/// Digests are kept as their text, lists as JSON, times as nanoseconds since the epoch.
+const SCHEMA: &str = "
+-- One unpacked layer, in layers/<id in base 36>/fs.
+CREATE TABLE layer (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    diff_id TEXT NOT NULL,
+    unpacked_size INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    implied TEXT NOT NULL,
+    unsynced_boot TEXT,
+    created INTEGER NOT NULL
+);
+CREATE INDEX layer_diff ON layer (diff_id);
+-- Every name a layer goes by: its diffID's, and its content's if a step made it.
+CREATE TABLE identity (
+    identity TEXT PRIMARY KEY,
+    layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX identity_layer ON identity (layer);
+-- Which blob holds a layer, for each way to compress it.
+CREATE TABLE layer_blob (
+    diff_id TEXT NOT NULL,
+    compression TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (diff_id, compression)
+) WITHOUT ROWID;
+CREATE TABLE image (
+    id TEXT PRIMARY KEY,
+    platform TEXT NOT NULL,
+    manifest TEXT,
+    diff_ids TEXT NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+-- `manifest` is the one the image was pulled or pushed with under that name, an index perhaps.
+CREATE TABLE name (
+    name TEXT PRIMARY KEY,
+    image TEXT NOT NULL REFERENCES image (id),
+    manifest TEXT,
+    updated INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX name_image ON name (image);
+CREATE TABLE action (
+    key TEXT PRIMARY KEY,
+    step TEXT NOT NULL,
+    layer TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX action_layer ON action (layer);
+CREATE TABLE content (
+    tree TEXT NOT NULL,
+    selector TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    used INTEGER NOT NULL,
+    PRIMARY KEY (tree, selector)
+) WITHOUT ROWID;
+CREATE TABLE pin (
+    name TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    image TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (name, platform)
+) WITHOUT ROWID;
+CREATE TABLE lease (
+    lease TEXT NOT NULL,
+    layer INTEGER NOT NULL,
+    PRIMARY KEY (lease, layer)
+) WITHOUT ROWID;
+CREATE TABLE cache_mount (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE container (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    image TEXT NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+";
+
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(120))?;
+    let version = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+    };
+    let found = version(&connection)?;
+    if found > FORMAT {
+        return Err(StoreError::Newer { found, known: FORMAT });
+    }
+    if found == 0 {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+    }
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    if found == 0 {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Another process may have been first while this one waited.
+        if version(&transaction)? == 0 {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", FORMAT)?;
+        }
+        transaction.commit()?;
+    }
+    Ok(connection)
+}
+
+macro_rules! digest_columns {
+    ($($name:ident),*) => {$(
+        impl rusqlite::ToSql for crate::digest::$name {
+            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+                Ok(self.0.hex().into())
+            }
+        }
+
+        impl rusqlite::types::FromSql for crate::digest::$name {
+            fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
+                crate::digest::Digest::from_hex(value.as_str()?)
+                    .map(Self)
+                    .ok_or(rusqlite::types::FromSqlError::InvalidType)
+            }
+        }
+    )*};
+}
+
+digest_columns!(BlobDigest, DiffId, ContentDigest, LayerIdentity, TreeIdentity, ImageId, ActionKey);
+
+/// A column that holds JSON.
+pub(super) struct Json<T>(pub T);
+
+impl<T: serde::Serialize> rusqlite::ToSql for Json<T> {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        let text = serde_json::to_string(&self.0)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        Ok(text.into())
+    }
+}
+
+impl<T: serde::de::DeserializeOwned> rusqlite::types::FromSql for Json<T> {
+    fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
+        serde_json::from_str(value.as_str()?)
+            .map(Self)
+            .map_err(|error| rusqlite::types::FromSqlError::Other(Box::new(error)))
+    }
+}

@@ -1,0 +1,43 @@
+//! Layers: archives unpacked each on its own, what a step wrote turned into one, and the merged views.
+//!
+//! A layer lies on disk as one directory in overlayfs form, so that mounting it costs nothing:
+//!
+//! ```text
+//! fs/
+//!   etc/                trusted.overlay.opaque=y      the archive said etc/.wh..wh..opq
+//!   usr/bin/old         character device 0:0          the archive said usr/bin/.wh.old
+//!   srv/                trusted.overlay.stave.implied the archive names srv/x but never srv
+//! ```
+//!
+//! In a user namespace the attributes are `user.overlay.*` ([`Marks`]). [`apply`] makes such a directory
+//! from an archive, [`commit`] from an overlay's upper directory, [`write_tar`] writes it as an archive
+//! again, and [`overlay::mount`] stacks several. Nothing here knows about compression (`compress`), blobs
+//! or the database.
+//!
+//! Names in an archive are an attacker's. They are only ever used as single components below a handle,
+//! and no link is followed by the kernel on the way.
+
+pub mod overlay;
+
+mod apply;
+mod archive;
+mod attributes;
+mod commit;
+mod fill;
+mod flatten;
+mod hashing;
+mod implied;
+mod path;
+mod sparse;
+mod tar_writer;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Applied, ApplyError, Devices, Ids, Limits, Options, apply};
+pub use archive::ArchiveError;
+pub use attributes::Marks;
+
+pub use commit::{CommitError, Committed, commit, write_tar};
+pub use path::PathError;

@@ -1,0 +1,543 @@
+//! Unpacked layers: one directory each, whatever number of images holds them.
+//!
+//! A layer goes by its diffID, and, if a step made it, by what it holds as well; both identities
+//! lead to the same directory. The first layer of an identity stays; a later one with the same
+//! content is dropped in its favour.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::database::Json;
+use super::layer::overlay::{self, LayerRef};
+use super::lease::Lease;
+use super::{Store, StoreError, compress, layer};
+use crate::digest::{BlobDigest, ContentDigest, DiffId, LayerIdentity};
+
+/// A layer that is on this disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    number: i64,
+    pub diff_id: DiffId,
+    /// The bytes its files take.
+    pub unpacked_size: u64,
+    entries: u64,
+    implied: Vec<String>,
+}
+
+impl Layer {
+    /// Whether it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+}
+
+/// What is known of a layer that was just unpacked or made.
+#[derive(Debug)]
+pub(super) struct NewLayer {
+    pub diff_id: DiffId,
+    pub content: Option<ContentDigest>,
+    pub unpacked_size: u64,
+    pub entries: u64,
+    pub implied: Vec<String>,
+}
+
+/// A mounted tree, attached nowhere: it ends with the handle.
+#[derive(Debug)]
+pub struct View {
+    mount: OwnedFd,
+    /// What the mount needed besides the layers. Removed after the mount has gone.
+    folder: tempfile::TempDir,
+}
+
+impl View {
+    /// The mount itself, and what must outlive it.
+    pub fn into_parts(self) -> (OwnedFd, tempfile::TempDir) {
+        (self.mount, self.folder)
+    }
+}
+
+impl AsFd for View {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+}
+
+/// A directory that becomes a layer: an overlay's upper and work directory, side by side.
+#[derive(Debug)]
+pub struct Scratch {
+    folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// A directory of this very name.
+    pub(super) fn at(place: &Path, name: &str) -> Result<Self, StoreError> {
+        let failed = || StoreError::io("create a directory in", place);
+        let mut builder = tempfile::Builder::new();
+        let folder = builder.prefix(name).rand_bytes(0).tempdir_in(place).map_err(failed())?;
+        Self { folder }.filled()
+    }
+
+    fn filled(self) -> Result<Self, StoreError> {
+        for path in [self.upper(), self.work()] {
+            std::fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
+            // The root directory of an image is 0755 unless a layer says otherwise.
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .map_err(StoreError::io("create", &path))?;
+        }
+        Ok(self)
+    }
+
+    /// Leaves the directory where it is.
+    pub(super) fn keep(self) {
+        let _ = self.folder.keep();
+    }
+
+    /// The directory that becomes the layer's `fs`.
+    pub fn upper(&self) -> PathBuf {
+        self.folder.path().join("fs")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+}
+
+impl Store {
+    /// A new empty directory for a layer in the making.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        Scratch { folder: self.temporary()? }.filled()
+    }
+
+    /// Finds all of these layers, and leases them in the same transaction; or tells which are not
+    /// on this disk.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn find_layers(
+        &self,
+        identities: &[LayerIdentity],
+        lease: &Lease<'_>,
+    ) -> Result<Result<Vec<Layer>, Vec<LayerIdentity>>, StoreError> {
+        self.write(|tx| {
+            let mut found = Vec::with_capacity(identities.len());
+            let mut missing = Vec::new();
+            for identity in identities {
+                match find(tx, *identity)? {
+                    Some(layer) => {
+                        lease.add(tx, layer.number)?;
+                        found.push(layer);
+                    }
+                    None => missing.push(*identity),
+                }
+            }
+            Ok(if missing.is_empty() { Ok(found) } else { Err(missing) })
+        })
+    }
+
+    /// Whether the layer is on this disk.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn has_layer(&self, identity: LayerIdentity) -> Result<bool, StoreError> {
+        self.read(|db| {
+            Ok(db
+                .query_row("SELECT 1 FROM identity WHERE identity = ?", [identity], |_| Ok(()))
+                .optional()?
+                .is_some())
+        })
+    }
+
+    /// Reads what a step wrote over `lower` and keeps it as a layer. Gives the identity by which
+    /// the step's record names it.
+    ///
+    /// # Errors
+    /// [`StoreError::Commit`] if the files cannot be read, and what the database gives.
+    pub fn keep_made(
+        &self,
+        scratch: Scratch,
+        lower: Option<&View>,
+        lease: &Lease<'_>,
+    ) -> Result<(LayerIdentity, Layer), StoreError> {
+        let upper = crate::root::open_ambient_dir(scratch.upper())
+            .map_err(StoreError::io("open", scratch.upper()))?;
+        let made = layer::commit(upper.as_fd(), lower.map(AsFd::as_fd), self.marks()).map_err(Box::new)?;
+        let new = NewLayer {
+            diff_id: made.diff_id,
+            content: Some(made.content),
+            unpacked_size: made.unpacked_size,
+            entries: if made.empty { 0 } else { made.entries },
+            implied: made.implied,
+        };
+        let layer = self.keep(scratch, &new, lease)?;
+        Ok((LayerIdentity::of_content(made.content), layer))
+    }
+
+    /// Unpacks a layer's tar stream, compressed or not, unless the layer is here already. The
+    /// uncompressed bytes must have this diffID.
+    ///
+    /// # Errors
+    /// [`StoreError::Apply`] if the archive is malformed or hostile, [`StoreError::Corrupt`] if it
+    /// is another one.
+    pub fn unpack(
+        &self,
+        stream: impl Read + Send + 'static,
+        diff_id: DiffId,
+        lease: &Lease<'_>,
+    ) -> Result<Layer, StoreError> {
+        let identity = LayerIdentity::of_diff(diff_id);
+        if let Ok(mut found) = self.find_layers(&[identity], lease)? {
+            return Ok(found.remove(0));
+        }
+        // Two processes that need one layer unpack it once.
+        let _lock = self.lock_name(&format!("layer-{}", diff_id.0.hex()))?;
+        if let Ok(mut found) = self.find_layers(&[identity], lease)? {
+            return Ok(found.remove(0));
+        }
+        let scratch = self.scratch()?;
+        let wrong = |source| StoreError::Apply { layer: diff_id.0.short(), source: Box::new(source) };
+        let fs = crate::root::open_ambient_dir(scratch.upper())
+            .map_err(StoreError::io("open", scratch.upper()))?;
+        let plain = compress::decompress(stream)?;
+        let applied = layer::apply(plain, fs.as_fd(), &self.environment.layers).map_err(wrong)?;
+        if applied.diff_id != diff_id {
+            return Err(StoreError::Corrupt {
+                wanted: BlobDigest(diff_id.0),
+                found: BlobDigest(applied.diff_id.0),
+            });
+        }
+        let new = NewLayer {
+            diff_id,
+            content: None,
+            unpacked_size: applied.unpacked_size,
+            entries: applied.entries,
+            implied: applied.implied,
+        };
+        self.keep(scratch, &new, lease)
+    }
+
+    /// Unpacks a layer from its blob.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingBlob`] and as [`Store::unpack`].
+    pub fn unpack_blob(
+        &self,
+        blob: BlobDigest,
+        diff_id: DiffId,
+        lease: &Lease<'_>,
+    ) -> Result<Layer, StoreError> {
+        self.unpack(self.open_blob(blob)?.0, diff_id, lease)
+    }
+
+    fn keep(&self, scratch: Scratch, new: &NewLayer, lease: &Lease<'_>) -> Result<Layer, StoreError> {
+        let identities: Vec<LayerIdentity> =
+            [new.content.map(LayerIdentity::of_content), Some(LayerIdentity::of_diff(new.diff_id))]
+                .into_iter()
+                .flatten()
+                .collect();
+        self.write(|tx| {
+            if let Some(same) = find(tx, identities[0])? {
+                lease.add(tx, same.number)?;
+                return Ok(same);
+            }
+            tx.execute(
+                "INSERT INTO layer (diff_id, unpacked_size, entries, implied, unsynced_boot, created)
+                 VALUES (?, ?, ?, ?, ?, ?)",
+                params![
+                    new.diff_id,
+                    new.unpacked_size as i64,
+                    new.entries as i64,
+                    Json(&new.implied),
+                    self.environment.boot,
+                    self.now()
+                ],
+            )?;
+            let number = tx.last_insert_rowid();
+            for identity in &identities {
+                tx.execute(
+                    "INSERT OR IGNORE INTO identity (identity, layer) VALUES (?, ?)",
+                    params![identity, number],
+                )?;
+            }
+            lease.add(tx, number)?;
+            // Renamed inside the transaction: a crash in between leaves a directory without a row,
+            // whose number the next layer gets and whose place it takes.
+            let place = self.layer_folder(number);
+            if place.exists() {
+                self.remove_tree(&place)?;
+            }
+            let from = scratch.folder.keep();
+            if let Err(error) = std::fs::rename(&from, &place) {
+                let _ = self.remove_tree(&from);
+                return Err(StoreError::io("move a layer to", &place)(error));
+            }
+            let work = crate::root::open_ambient_dir(&place).map_err(StoreError::io("open", &place))?;
+            crate::root::remove_all(&work, std::ffi::OsStr::new("work"))
+                .map_err(StoreError::io("remove the work directory of", &place))?;
+            Ok(Layer {
+                number,
+                diff_id: new.diff_id,
+                unpacked_size: new.unpacked_size,
+                entries: new.entries,
+                implied: new.implied.clone(),
+            })
+        })
+    }
+
+    /// The tree that these layers make, lowest first, read-only: a mount that is attached nowhere
+    /// and ends with the handle.
+    ///
+    /// # Errors
+    /// What mount gives.
+    pub fn view(&self, layers: &[Layer]) -> Result<View, StoreError> {
+        self.mount(layers, None)
+    }
+
+    /// As [`Store::view`], writable; what is written goes into `scratch`.
+    ///
+    /// # Errors
+    /// What mount gives.
+    pub fn writable_view(&self, layers: &[Layer], scratch: &Scratch) -> Result<View, StoreError> {
+        self.mount(layers, Some(scratch))
+    }
+
+    fn mount(&self, layers: &[Layer], scratch: Option<&Scratch>) -> Result<View, StoreError> {
+        let folders: Vec<(PathBuf, &Layer)> = layers
+            .iter()
+            .filter(|layer| !layer.is_empty())
+            .map(|layer| (self.layer_folder(layer.number).join("fs"), layer))
+            .collect();
+        let below: Vec<LayerRef<'_>> =
+            folders.iter().map(|(fs, layer)| LayerRef { fs, implied: &layer.implied }).collect();
+        let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
+        let upper = paths.as_ref().map(|(upper, work)| overlay::Upper { upper, work });
+        let folder = self.temporary()?;
+        let options = overlay::Options {
+            marks: self.marks(),
+            scratch: folder.path(),
+            volatile: true,
+            api: overlay::Api::Auto,
+        };
+        let mount = overlay::mount(&below, upper, &options).map_err(StoreError::Mount)?;
+        Ok(View { mount, folder })
+    }
+
+    /// Writes a layer's tar stream again and checks that it is the same one.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if somebody changed the directory.
+    pub fn write_layer(&self, layer: &Layer, out: &mut dyn std::io::Write) -> Result<(), StoreError> {
+        let path = self.layer_folder(layer.number).join("fs");
+        let fs = crate::root::open_ambient_dir(&path).map_err(StoreError::io("open", &path))?;
+        let found = layer::write_tar(fs.as_fd(), self.marks(), out).map_err(Box::new)?;
+        if found != layer.diff_id {
+            return Err(StoreError::Corrupt {
+                wanted: BlobDigest(layer.diff_id.0),
+                found: BlobDigest(found.0),
+            });
+        }
+        Ok(())
+    }
+
+    /// The blob that holds a layer compressed that way, if one is here.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn layer_blob(
+        &self,
+        diff_id: DiffId,
+        compression: &str,
+    ) -> Result<Option<(BlobDigest, u64)>, StoreError> {
+        let found = self.read(|db| {
+            db.query_row(
+                "SELECT blob, size FROM layer_blob WHERE diff_id = ? AND compression = ?",
+                params![diff_id, compression],
+                |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)),
+            )
+            .optional()
+        })?;
+        Ok(found.filter(|(blob, _)| self.has_blob(*blob)))
+    }
+
+    /// Remembers which blob holds a layer compressed that way.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn remember_layer_blob(
+        &self,
+        diff_id: DiffId,
+        compression: &str,
+        blob: BlobDigest,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO layer_blob (diff_id, compression, blob, size) VALUES (?, ?, ?, ?)",
+                params![diff_id, compression, blob, size as i64],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Makes the files of these layers, and of all others written since, outlive a power cut.
+    ///
+    /// # Errors
+    /// What `syncfs` gives.
+    pub fn sync_layers(&self, diff_ids: &[DiffId]) -> Result<(), StoreError> {
+        let unsynced: Vec<i64> = self.read(|db| {
+            let mut query =
+                db.prepare("SELECT id FROM layer WHERE diff_id = ? AND unsynced_boot IS NOT NULL")?;
+            let mut found = Vec::new();
+            for diff_id in diff_ids {
+                for id in query.query_map([diff_id], |row| row.get(0))? {
+                    found.push(id?);
+                }
+            }
+            Ok(found)
+        })?;
+        if unsynced.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.root).map_err(|error| StoreError::io("sync", self.path())(error.into()))?;
+        self.write(|tx| {
+            for id in &unsynced {
+                tx.execute("UPDATE layer SET unsynced_boot = NULL WHERE id = ?", [id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Drops layers that an earlier boot wrote and never synced: a power cut may have torn them.
+    pub(super) fn drop_torn_layers(&self) -> Result<(), StoreError> {
+        let torn = |db: &rusqlite::Connection| -> rusqlite::Result<Vec<i64>> {
+            db.prepare("SELECT id FROM layer WHERE unsynced_boot IS NOT NULL AND unsynced_boot <> ?")?
+                .query_map([&self.environment.boot], |row| row.get(0))?
+                .collect()
+        };
+        if self.read(torn)?.is_empty() {
+            return Ok(());
+        }
+        let dropped: Vec<i64> = self.write(|tx| -> Result<_, StoreError> {
+            let torn = torn(tx)?;
+            for id in &torn {
+                tx.execute("DELETE FROM layer WHERE id = ?", [id])?;
+            }
+            Ok(torn)
+        })?;
+        dropped.iter().try_for_each(|number| self.remove_tree(&self.layer_folder(*number)))
+    }
+
+    pub(super) fn layer_folder(&self, number: i64) -> PathBuf {
+        self.path().join("layers").join(base36(number))
+    }
+
+    /// Removes a directory of the store, through handles, whatever is in it.
+    pub(super) fn remove_tree(&self, path: &Path) -> Result<(), StoreError> {
+        let fail = || StoreError::io("remove", path);
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let folder = File::open(folder).map_err(fail())?;
+        crate::root::remove_all(&folder, name).map_err(fail())
+    }
+}
+
+fn find(tx: &Transaction<'_>, identity: LayerIdentity) -> rusqlite::Result<Option<Layer>> {
+    tx.query_row(
+        "SELECT layer.id, diff_id, unpacked_size, entries, implied
+         FROM identity JOIN layer ON layer.id = identity.layer WHERE identity = ?",
+        [identity],
+        |row| {
+            Ok(Layer {
+                number: row.get(0)?,
+                diff_id: row.get(1)?,
+                unpacked_size: row.get::<_, i64>(2)? as u64,
+                entries: row.get::<_, i64>(3)? as u64,
+                implied: row.get::<_, Json<_>>(4)?.0,
+            })
+        },
+    )
+    .optional()
+}
+
+/// Short directory names: three hundred lower directories must fit into one page of mount options.
+pub(super) fn base36(mut number: i64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % 36) as usize]);
+        number /= 36;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.reverse();
+    String::from_utf8(digits).expect("the digits are ASCII")
+}
+
+impl Store {
+    /// How many bytes the files of an image's layers have.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn image_size(&self, image: &super::images::StoredImage) -> Result<u64, StoreError> {
+        image.diff_ids.iter().map(|diff_id| self.layer_size(*diff_id)).sum()
+    }
+
+    /// How many bytes the files of a layer have; none for one that is not here.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn layer_size(&self, diff_id: DiffId) -> Result<u64, StoreError> {
+        self.read(|db| {
+            db.query_row("SELECT unpacked_size FROM layer WHERE diff_id = ? LIMIT 1", [diff_id], |row| {
+                Ok(row.get::<_, i64>(0)? as u64)
+            })
+            .optional()
+        })
+        .map(Option::unwrap_or_default)
+    }
+}
+
+/// The names under which [`Store::layer_blob`] knows blobs that came from outside.
+pub const FOREIGN_FORMATS: [&str; 3] = ["gzip", "zstd", "none"];
+
+/// The name of a layer blob's compression, by the media type of its descriptor.
+pub fn format_of_media_type(media_type: &str) -> &'static str {
+    if media_type.ends_with("gzip") {
+        "gzip"
+    } else if media_type.ends_with("zstd") {
+        "zstd"
+    } else {
+        "none"
+    }
+}
+
+/// The media type of a layer blob that [`Store::layer_blob`] knows under this name: a foreign
+/// format's, or a compressor's version, which begins with the format's name.
+pub fn media_type(name: &str) -> &'static str {
+    if name.starts_with("gzip") {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    } else if name.starts_with("zstd") {
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+    } else {
+        "application/vnd.oci.image.layer.v1.tar"
+    }
+}
+
+/// The name of a blob's compression, by its first bytes.
+///
+/// # Errors
+/// What reading gives.
+pub fn format_of_blob(mut blob: impl Read) -> std::io::Result<&'static str> {
+    let mut start = [0; 4];
+    let length = blob.read(&mut start)?;
+    Ok(match start[..length] {
+        [0x1f, 0x8b, ..] => "gzip",
+        [0x28, 0xb5, 0x2f, 0xfd] => "zstd",
+        _ => "none",
+    })
+}

@@ -1,0 +1,201 @@
+//! Locks and leases: what a running process uses, nobody else removes.
+//!
+//! Both live exactly as long as their process: they hang on flock(2) of CLOEXEC descriptors, which
+//! the kernel drops with the last of them, however the process ended. Recorded leases whose lock
+//! nobody holds are dead and are swept.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rusqlite::params;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::{Store, StoreError};
+
+/// An exclusive lock on a file below `locks/`. The file goes with the lock.
+#[derive(Debug)]
+pub struct FileLock {
+    file: File,
+    /// What to remove when it ends; none for a lock that several may hold.
+    path: Option<PathBuf>,
+}
+
+/// Who may use a cache mount at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountSharing {
+    /// Anybody.
+    Shared,
+    /// One at a time; others wait.
+    Locked,
+    /// One at a time; others get one of their own.
+    Private,
+}
+
+impl FileLock {
+    pub(super) fn exclusive(path: &Path) -> Result<Self, StoreError> {
+        loop {
+            if let Some(lock) = Self::take(path, FlockOperation::LockExclusive)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::take(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Nothing if somebody else has the lock, or removed its file while we waited.
+    fn take(path: &Path, how: FlockOperation) -> Result<Option<Self>, StoreError> {
+        let fail = || StoreError::io("lock", path);
+        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(fail())?;
+        loop {
+            match rustix::fs::flock(file.as_fd(), how) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(fail()(error.into())),
+            }
+        }
+        // Whoever had it before us has removed the file by now; then ours guards nothing.
+        let ours = rustix::fs::fstat(&file).map_err(|error| fail()(error.into()))?;
+        match rustix::fs::stat(path) {
+            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
+                Ok(Some(Self { file, path: Some(path.to_owned()) }))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(fail()(error.into())),
+        }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Removed while held, so no one can hold a lock on a file that is not there.
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = rustix::fs::flock(self.file.as_fd(), FlockOperation::Unlock);
+    }
+}
+
+/// Keeps layers from being removed for as long as it lives.
+#[derive(Debug)]
+pub struct Lease<'a> {
+    store: &'a Store,
+    id: String,
+    _lock: FileLock,
+}
+
+impl Store {
+    /// A lease that holds nothing yet.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let mut number = 0;
+        loop {
+            let id = format!("lease-{}-{}-{number}", std::process::id(), self.now());
+            if let Some(lock) = self.try_lock_name(&id)? {
+                return Ok(Lease { store: self, id, _lock: lock });
+            }
+            number += 1;
+        }
+    }
+
+    /// Takes the lock of a cache mount, waiting if its sharing says so. Gives the name of the mount
+    /// that it is for: with [`MountSharing::Private`] the first that nobody uses.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn lock_mount(&self, name: &str, sharing: MountSharing) -> Result<(String, FileLock), StoreError> {
+        let open = |name: &str| {
+            let path = self.lock_path(&format!("mount-{name}"));
+            let file = File::options().create(true).truncate(false).write(true).open(&path);
+            file.map_err(StoreError::io("lock", path))
+        };
+        let take = |file: &File, how| loop {
+            match rustix::fs::flock(file.as_fd(), how) {
+                Ok(()) => break Ok(true),
+                Err(Errno::WOULDBLOCK) => break Ok(false),
+                Err(Errno::INTR) => {}
+                Err(error) => break Err(StoreError::io("lock", self.lock_path(name))(error.into())),
+            }
+        };
+        let (how, only) = match sharing {
+            MountSharing::Shared => (FlockOperation::LockShared, true),
+            MountSharing::Locked => (FlockOperation::LockExclusive, true),
+            MountSharing::Private => (FlockOperation::NonBlockingLockExclusive, false),
+        };
+        let mut candidate = name.to_owned();
+        let mut number = 0;
+        loop {
+            let file = open(&candidate)?;
+            if take(&file, how)? || only {
+                // The file stays: several may hold a shared lock, so no one may remove it.
+                return Ok((candidate, FileLock { file, path: None }));
+            }
+            number += 1;
+            candidate = format!("{name}-{number}");
+        }
+    }
+
+    /// As [`Store::lock_mount`] with [`MountSharing::Locked`], but gives nothing if it is in use.
+    pub(super) fn try_lock_mount(&self, name: &str) -> Result<Option<FileLock>, StoreError> {
+        let path = self.lock_path(&format!("mount-{name}"));
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(StoreError::io("lock", &path))?;
+        match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(FileLock { file, path: None })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(StoreError::io("lock", path)(error.into())),
+        }
+    }
+
+    /// Records whose cache mount a directory below `mounts/` is.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn remember_cache_mount(&self, name: &str, id: &str) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO cache_mount (id, name, used) VALUES (?, ?, ?)",
+                params![name, id, self.now()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Removes what dead leases recorded.
+    pub(super) fn sweep_leases(&self) -> Result<(), StoreError> {
+        let ids: Vec<String> = self.read(|db| {
+            db.prepare("SELECT DISTINCT lease FROM lease")?.query_map([], |row| row.get(0))?.collect()
+        })?;
+        for id in ids {
+            if let Some(_dead) = self.try_lock_name(&id)? {
+                self.write(|tx| -> Result<_, StoreError> {
+                    Ok(tx.execute("DELETE FROM lease WHERE lease = ?", [&id])?)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lease<'_> {
+    /// Adds a layer, in the transaction that found it.
+    pub(super) fn add(&self, tx: &rusqlite::Transaction<'_>, layer: i64) -> rusqlite::Result<()> {
+        tx.execute("INSERT OR IGNORE INTO lease (lease, layer) VALUES (?, ?)", params![self.id, layer])?;
+        Ok(())
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let id = &self.id;
+        let _ = self.store.write(|tx| -> Result<_, StoreError> {
+            Ok(tx.execute("DELETE FROM lease WHERE lease = ?", [id])?)
+        });
+    }
+}
