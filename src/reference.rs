@@ -149,9 +149,16 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return format!("{}/{}", self.registry, self.repository);
         }
-        match self.repository.strip_prefix("library/") {
-            Some(short) if !short.contains('/') => short.to_owned(),
-            _ => self.repository.clone(),
+        let short = match self.repository.strip_prefix("library/") {
+            Some(short) if !short.contains('/') => short,
+            _ => &self.repository,
+        };
+        // `a.b/c` on Docker Hub would be taken for the registry `a.b` without its own.
+        match short.split_once('/') {
+            Some((first, _)) if first.contains('.') || first == "localhost" => {
+                format!("{}/{}", self.registry, self.repository)
+            }
+            _ => short.to_owned(),
         }
     }
 
@@ -264,6 +271,7 @@ mod tests {
             ("docker.io/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("index.docker.io/library/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
             ("localhost:5000/a/b/c:x", "localhost:5000/a/b/c:x", "localhost:5000/a/b/c:x"),
             ("127.0.0.1:5000/app", "127.0.0.1:5000/app:latest", "127.0.0.1:5000/app:latest"),
             ("[::1]:5000/app", "[::1]:5000/app:latest", "[::1]:5000/app:latest"),

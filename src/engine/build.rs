@@ -14,7 +14,7 @@ use crate::parser::ignore::IgnorePattern;
 use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solver::{Cancel, Cause, SolveError, Solver, copy};
+use crate::solver::{Cause, SolveError, Solver, copy};
 use crate::store::{Lease, StoreError};
 
 use super::Engine;
@@ -34,7 +34,6 @@ pub struct BuildRequest {
     pub pull: bool,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,
-    pub cancel: Cancel,
     /// Whether the image's layers are needed here when the build ends.
     pub layers_needed: bool,
 }
@@ -94,6 +93,10 @@ impl<'a> Engine<'a> {
         }
         let remotes = Remotes::default();
         let lowered = self.lower(&dockerfile, &options, &remotes, request.pull)?;
+        if !lowered.unused_build_args.is_empty() {
+            let names = lowered.unused_build_args.join(", ");
+            self.progress.warn(format!("no ARG declares these build arguments: {names}"));
+        }
         let layers = Layers { engine: self, remotes: &remotes };
         let environment = crate::solver::Environment {
             store: self.store,
@@ -102,7 +105,7 @@ impl<'a> Engine<'a> {
             contexts: &request.contexts,
             secrets: &request.secrets,
             resolv_conf: &request.resolv_conf,
-            cancel: &request.cancel,
+            cancel: &self.cancel,
             lease: &lease,
         };
         let solver = Solver::new(environment);
@@ -181,6 +184,7 @@ impl<'a> Engine<'a> {
                         };
                         images.insert((need.reference, need.platform), image);
                     }
+                    Err(PullError::Canceled(_)) => return Err(BuildError::Canceled),
                     Err(error) => {
                         step.failed(&error);
                         return Err(BuildError::Findings(vec![self.missing_image(

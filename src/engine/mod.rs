@@ -4,6 +4,7 @@ use tokio::runtime::Handle;
 
 use crate::progress::Progress;
 use crate::registry::Client;
+use crate::solver::Cancel;
 use crate::store::Store;
 
 mod build;
@@ -13,6 +14,7 @@ mod run;
 
 pub use build::{BuildError, BuildRequest, Built};
 pub use pull::{Policy, PullError};
+pub use push::PushError;
 pub use run::{Bind, RunError, RunRequest, Started};
 
 /// What every verb works with.
@@ -23,4 +25,27 @@ pub struct Engine<'a> {
     /// Where asynchronous work runs.
     pub runtime: Handle,
     pub progress: Progress,
+    /// Ends whatever is under way.
+    pub cancel: Cancel,
+}
+
+/// The work was given up because somebody asked for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("canceled")]
+pub struct Canceled;
+
+impl Engine<'_> {
+    /// Waits for asynchronous work, or for it to be canceled.
+    fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, Canceled> {
+        let canceled = std::sync::Arc::new(tokio::sync::Notify::new());
+        let notify = std::sync::Arc::clone(&canceled);
+        // A permit is kept if it comes before anybody waits.
+        let _hook = self.cancel.on_cancel(move || notify.notify_one());
+        self.runtime.block_on(async {
+            tokio::select! {
+                value = work => Ok(value),
+                () = canceled.notified() => Err(Canceled),
+            }
+        })
+    }
 }

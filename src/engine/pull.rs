@@ -32,6 +32,8 @@ pub enum PullError {
     Layers { reference: String, manifest: usize, config: usize },
     #[error("`{reference}` is not in the store, and is not to be pulled")]
     Absent { reference: String },
+    #[error(transparent)]
+    Canceled(#[from] super::Canceled),
     #[error("cannot find layer {0} of the image anywhere")]
     Lost(DiffId),
 }
@@ -102,8 +104,8 @@ impl<'a> Engine<'a> {
         if policy == Policy::Never {
             return Err(PullError::Absent { reference: reference.familiar() });
         }
-        let (manifest, manifest_digest) = self.runtime.block_on(self.find_manifest(reference, platform))?;
-        let bytes = self.runtime.block_on(self.registry.config(reference, &manifest))?;
+        let (manifest, manifest_digest) = self.wait(self.find_manifest(reference, platform))??;
+        let bytes = self.wait(self.registry.config(reference, &manifest))??;
         self.store.put_blob(&bytes)?;
         let found = self.remote(remotes, reference, &manifest, &bytes, manifest_digest)?;
         self.store.pin(reference, platform, found.id, manifest_digest)?;
@@ -310,12 +312,8 @@ impl Layers<'_> {
         let blob = BlobDigest(descriptor.digest);
         if !store.has_blob(blob) {
             let mut writer = store.blob_writer()?;
-            self.engine.runtime.block_on(self.engine.registry.blob(
-                reference,
-                descriptor,
-                &mut writer,
-                step,
-            ))?;
+            let fetch = self.engine.registry.blob(reference, descriptor, &mut writer, step);
+            self.engine.wait(fetch)??;
             writer.commit(Some(blob))?;
         }
         store.unpack_blob(blob, diff_id, lease)?;

@@ -7,20 +7,35 @@ use crate::image::Descriptor;
 use crate::reference::Reference;
 use crate::store::images::StoredImage;
 
-use super::Engine;
+use super::{Canceled, Engine};
+
+/// Why an image was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Canceled(#[from] Canceled),
+}
+
+impl From<crate::store::StoreError> for PushError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Export(error.into())
+    }
+}
 
 impl Engine<'_> {
     /// Sends an image of the store to the registry of `name`; gives what the registry holds then.
     /// An image that came with a manifest goes with that one: nothing that is there moves again.
     ///
     /// # Errors
-    /// [`ExportError`]; then `name` at the registry is what it was.
+    /// [`PushError`]; then `name` at the registry is what it was.
     pub fn push(
         &self,
         image: &StoredImage,
         name: &Reference,
         format: LayerFormat,
-    ) -> Result<Descriptor, ExportError> {
+    ) -> Result<Descriptor, PushError> {
         let step = self.progress.step(format!("push {}", name.familiar()));
         let outcome = self.push_with(image, name, format, &step);
         match &outcome {
@@ -36,7 +51,7 @@ impl Engine<'_> {
         name: &Reference,
         format: LayerFormat,
         step: &crate::progress::Step,
-    ) -> Result<Descriptor, ExportError> {
+    ) -> Result<Descriptor, PushError> {
         let original = match image.manifest.filter(|_| !format.force) {
             Some(manifest) => push::original(self.store, manifest)?,
             None => None,
@@ -52,6 +67,6 @@ impl Engine<'_> {
             }
         };
         let sources = self.store.names_of(image.id)?;
-        self.runtime.block_on(push::push(&self.registry, self.store, name, &packed, &sources, step))
+        Ok(self.wait(push::push(&self.registry, self.store, name, &packed, &sources, step))??)
     }
 }

@@ -402,11 +402,12 @@ impl<'a> Solver<'a> {
         for layer in wanted {
             let from_outside = layer.identity == LayerIdentity::of_diff(layer.diff_id);
             let fetched = from_outside
-                && self
-                    .environment
-                    .images
-                    .fetch(layer.diff_id, lease, self.environment.progress)
-                    .map_err(Cause::Image)?;
+                && self.environment.images.fetch(layer.diff_id, lease, self.environment.progress).map_err(
+                    |error| match self.environment.cancel.is_canceled() {
+                        true => Cause::Canceled,
+                        false => Cause::Image(error),
+                    },
+                )?;
             if !fetched {
                 return Err(Cause::Gone(layer.identity));
             }

@@ -412,7 +412,7 @@ fn report(wrong: &[String]) {
     assert!(wrong.is_empty(), "{}\n(UPDATE=1 rewrites expectations)", wrong.join("\n"));
 }
 
-fn testdata(folder: &str) -> PathBuf {
+pub fn testdata(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(folder)
 }
 

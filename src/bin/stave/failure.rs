@@ -91,6 +91,7 @@ from_errors! {
     stave::store::StoreError,
     stave::exporter::ExportError,
     stave::registry::RegistryError,
+    stave::engine::PushError,
     stave::runtime::SpawnError,
     stave::runtime::users::UserError,
 }

@@ -74,6 +74,9 @@ pub fn commit(
     lower: Option<BorrowedFd<'_>>,
     marks: Marks,
 ) -> Result<Committed, CommitError> {
+    if let Some(lower) = lower {
+        super::untouched::remove(upper, lower, marks)?;
+    }
     let below = Below { root: lower, hidden: None, last: None };
     let hash = Measured { hash: BackgroundHash::new(), inner: io::sink() };
     let mut stream = Stream::new(hash, marks, Some(below), Some(Content::new()));

@@ -30,6 +30,7 @@ mod implied;
 mod path;
 mod sparse;
 mod tar_writer;
+mod untouched;
 mod walk;
 
 #[cfg(test)]

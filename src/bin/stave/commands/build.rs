@@ -18,14 +18,14 @@ use stave::parser::{BuildOptions, NamedContext, NoCache};
 use stave::pattern::Patterns;
 use stave::platform::Platform;
 use stave::reference::Reference;
-use stave::solver::{Cancel, copy};
+use stave::solver::copy;
 use stave::store::Store;
 
 use super::context::Context;
 use super::save::write_file;
+use crate::ambient;
 use crate::failure::Failure;
 use crate::progress::Form;
-use crate::{ambient, signals};
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
@@ -113,40 +113,30 @@ pub fn plain_options(platform: &Platform) -> BuildOptions {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let cancel = Cancel::new();
-    let token = cancel.clone();
-    signals::on_interrupt(move || token.cancel());
     let outputs = outputs(&args)?;
     let form = if args.quiet { Form::Quiet } else { args.progress };
-    let outcome = context.with_engine(form, |engine| {
-        let unpacked = Unpacked::default();
-        let request = request(engine, &args, cancel, &outputs, &unpacked)?;
-        let built = engine.build(&request).map_err(|error| match error {
-            BuildError::Findings(findings) => Failure::from_diagnostics(&findings),
-            BuildError::Canceled => Failure::new("canceled"),
-            BuildError::Store(error) => error.into(),
-        })?;
-        deliver(engine, &args, &outputs, &built)?;
-        Ok((built.image.id, built.warnings))
-    });
-    let (id, warnings) = match outcome {
-        Ok(done) => done,
-        // An interrupted build says so by its exit code, whatever failed first because of it.
-        Err(failure) => {
-            return Err(match signals::exit_code() {
-                Some(code) => Failure::new("interrupted").with_code(code),
-                None => failure,
-            });
-        }
-    };
-    if args.quiet {
-        println!("{id}");
-    } else {
-        for warning in warnings {
-            eprintln!("{}", warning.render(false));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    context
+        .with_engine(form, |engine| {
+            let unpacked = Unpacked::default();
+            let request = request(engine, &args, &unpacked)?;
+            let built = engine.build(&request).map_err(|error| match error {
+                BuildError::Findings(findings) => Failure::from_diagnostics(&findings),
+                BuildError::Canceled => Failure::new("canceled"),
+                BuildError::Store(error) => error.into(),
+            })?;
+            deliver(engine, &args, &outputs, &built)?;
+            Ok((built.image.id, built.warnings))
+        })
+        .map(|(id, warnings)| {
+            if args.quiet {
+                println!("{id}");
+            } else {
+                for warning in warnings {
+                    eprintln!("{}", warning.render(false));
+                }
+            }
+            ExitCode::SUCCESS
+        })
 }
 
 /// Where the image goes: the store unless something else was asked for.
@@ -174,13 +164,7 @@ fn outputs(args: &Args) -> Result<Vec<Output>, Failure> {
 #[derive(Debug, Default)]
 struct Unpacked(std::cell::RefCell<Option<tempfile::TempDir>>);
 
-fn request(
-    engine: &Engine<'_>,
-    args: &Args,
-    cancel: Cancel,
-    outputs: &[Output],
-    unpacked: &Unpacked,
-) -> Result<BuildRequest, Failure> {
+fn request(engine: &Engine<'_>, args: &Args, unpacked: &Unpacked) -> Result<BuildRequest, Failure> {
     let from_stdin = |path: &Path| path.as_os_str() == "-";
     let mut piped = None;
     let folder = if from_stdin(&args.path) {
@@ -261,7 +245,6 @@ fn request(
         excludes: Vec::new(),
     };
     let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
-    let _ = outputs;
     Ok(BuildRequest {
         dockerfile,
         ignore,
@@ -270,7 +253,6 @@ fn request(
         secrets: secrets.into_iter().flatten().collect(),
         pull: args.pull,
         resolv_conf: ambient::resolv_conf(),
-        cancel,
         layers_needed: true,
     })
 }

@@ -7,12 +7,13 @@ use stave::engine::Engine;
 use stave::progress::Progress;
 use stave::reference::Reference;
 use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret};
+use stave::solver::Cancel;
 use stave::store::Store;
 use stave::store::images::StoredImage;
 
-use crate::ambient;
 use crate::failure::Failure;
 use crate::progress::{Form, Shown};
+use crate::{ambient, signals};
 
 /// What was given before the verb.
 #[derive(Debug)]
@@ -26,16 +27,33 @@ impl Context {
         ambient::open_store(self.root.as_deref())
     }
 
-    /// Does `work` with an engine whose progress is shown as `form` says.
+    /// Does `work` with an engine whose progress is shown as `form` says. Ctrl-C and its kin cancel
+    /// the work; then the exit code says so, whatever failed first because of it.
     pub fn with_engine<T>(
         &self,
         form: Form,
         work: impl FnOnce(&Engine<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let cancel = Cancel::new();
+        let token = cancel.clone();
+        signals::on_interrupt(move || token.cancel());
+        self.with_cancel(form, cancel, work).map_err(|failure| match signals::exit_code() {
+            Some(code) => Failure::new("interrupted").with_code(code),
+            None => failure,
+        })
+    }
+
+    /// As [`Context::with_engine`], but signals are somebody else's business.
+    pub fn with_cancel<T>(
+        &self,
+        form: Form,
+        cancel: Cancel,
+        work: impl FnOnce(&Engine<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let store = self.store()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let shown = Shown::new(form);
-        let engine = engine(&store, &runtime, shown.progress.clone())?;
+        let engine = engine(&store, &runtime, shown.progress.clone(), cancel)?;
         let outcome = work(&engine);
         drop(engine);
         drop(shown);
@@ -48,8 +66,9 @@ fn engine<'a>(
     store: &'a Store,
     runtime: &tokio::runtime::Runtime,
     progress: Progress,
+    cancel: Cancel,
 ) -> Result<Engine<'a>, Failure> {
-    Ok(Engine { store, registry: client()?, runtime: runtime.handle().clone(), progress })
+    Ok(Engine { store, registry: client()?, runtime: runtime.handle().clone(), progress, cancel })
 }
 
 /// A client with the person's configuration and credentials.

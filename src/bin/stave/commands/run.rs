@@ -11,6 +11,7 @@ use stave::engine::{Bind, Engine, Policy, RunError, RunRequest};
 use stave::platform::Platform;
 use stave::reference::Reference;
 use stave::runtime::{Io, Network};
+use stave::solver::Cancel;
 use stave::store::images::StoredImage;
 
 use super::context::Context;
@@ -82,7 +83,7 @@ const OUR_FAULT: u8 = 125;
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let forwarder = signals::Forwarder::new();
     context
-        .with_engine(Form::Auto, |engine| start(engine, args, forwarder))
+        .with_cancel(Form::Auto, Cancel::new(), |engine| start(engine, args, forwarder))
         .map_err(|failure| failure.with_least_code(OUR_FAULT))
 }
 

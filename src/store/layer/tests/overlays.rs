@@ -212,3 +212,46 @@ fn equal_marks_in_a_user_namespace() {
         assert_eq!(paths(&list(root::open_dir(&view, ".").unwrap())), ["", "d", "d/y"], "{api:?}");
     }
 }
+
+#[test]
+fn directories_that_were_only_visited_are_no_change() {
+    if !is_privileged() {
+        return;
+    }
+    let place = Place::new();
+    let t = Tar::default;
+    let chain =
+        chain(&place, &[t().dir("./").dir("a").dir("a/b").dir("c").dir("d").dir("e").file("e/x", "x")]);
+    let layers = refs(&chain);
+    let (upper, work) = (place.make("upper"), place.make("work"));
+    let scratch = tempfile::tempdir().unwrap();
+    let below = Upper { upper: &upper, work: &work };
+    let view = mount(&layers, Some(below), &options(scratch.path(), Api::Auto)).unwrap();
+    let (root, restore) = (root::open_dir(&view, ".").unwrap(), |name: &str| {
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 },
+            last_modification: rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 },
+        };
+        rustix::fs::futimens(root::open_dir(&view, name).unwrap(), &times).unwrap();
+    });
+    // What comes and goes leaves the copies of `a` and `a/b`; what differs or holds something stays.
+    for stub in ["a/b/stub", "c/stub", "d/stub"] {
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        drop(rustix::fs::openat(&root, stub, flags, rustix::fs::Mode::RWXU).unwrap());
+        rustix::fs::unlinkat(&root, stub, rustix::fs::AtFlags::empty()).unwrap();
+    }
+    for name in ["a/b", "a", "d"] {
+        restore(name);
+    }
+    rustix::fs::fchmod(root::open_dir(&view, "d").unwrap(), rustix::fs::Mode::RWXU).unwrap();
+    rustix::fs::unlinkat(&root, "e/x", rustix::fs::AtFlags::empty()).unwrap();
+    drop((root, view));
+    let again = tempfile::tempdir().unwrap();
+    let tree = mount(&layers, None, &options(again.path(), Api::Auto)).unwrap();
+    let committed = commit(open(&upper).as_fd(), Some(tree.as_fd()), Marks::Trusted).unwrap();
+    assert!(!committed.empty);
+    let mut names: Vec<_> = std::fs::read_dir(&upper).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    // `c` got another time, `d` another mode, `e` lost a file.
+    assert_eq!(names, ["c", "d", "e"]);
+}
