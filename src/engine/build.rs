@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use crate::cache::content::ContentError;
-use crate::diagnostic::{Diagnostic, SourceText};
+use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
 use crate::exporter::{self, ExportError, Image, ImageLayer};
 use crate::image::History;
 use crate::llb::{CopyAction, CopySource};
@@ -34,6 +34,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,
+    /// Whoever shows progress shows what steps write, and errors need not say it again.
+    pub output_is_shown: bool,
     /// Whether the image's layers are needed here when the build ends.
     pub layers_needed: bool,
 }
@@ -92,7 +94,7 @@ impl<'a> Engine<'a> {
             options.excludes = excluded.iter().map(|one| one.pattern.clone()).collect();
         }
         let remotes = Remotes::default();
-        let lowered = self.lower(&dockerfile, &options, &remotes, request.pull)?;
+        let lowered = self.lower(&dockerfile, &options, &remotes, request.pull, &lease)?;
         if !lowered.unused_build_args.is_empty() {
             let names = lowered.unused_build_args.join(", ");
             self.progress.warn(format!("no ARG declares these build arguments: {names}"));
@@ -164,6 +166,7 @@ impl<'a> Engine<'a> {
         options: &BuildOptions,
         remotes: &Remotes,
         pull: bool,
+        lease: &Lease<'_>,
     ) -> Result<Lowered, BuildError> {
         let mut images: BTreeMap<(Reference, Platform), ResolvedImage> = BTreeMap::new();
         loop {
@@ -174,7 +177,7 @@ impl<'a> Engine<'a> {
             for need in needs {
                 let step = self.progress.step(format!("[internal] load metadata for {}", need.reference));
                 let policy = if pull { Policy::Always } else { Policy::Missing };
-                match self.resolve(remotes, &need.reference, &need.platform, policy) {
+                match self.resolve(remotes, &need.reference, &need.platform, policy, lease) {
                     Ok(found) => {
                         step.done();
                         let image = ResolvedImage {
@@ -187,21 +190,31 @@ impl<'a> Engine<'a> {
                     Err(PullError::Canceled(_)) => return Err(BuildError::Canceled),
                     Err(error) => {
                         step.failed(&error);
-                        return Err(BuildError::Findings(vec![self.missing_image(
-                            &dockerfile.source,
-                            &need,
-                            &error,
-                        )]));
+                        return Err(BuildError::Findings(vec![
+                            self.missing_image(dockerfile, &need, &error),
+                        ]));
                     }
                 }
             }
         }
     }
 
-    fn missing_image(&self, source: &SourceText, need: &parser::ImageNeed, error: &PullError) -> Diagnostic {
+    fn missing_image(
+        &self,
+        dockerfile: &parser::Dockerfile,
+        need: &parser::ImageNeed,
+        error: &PullError,
+    ) -> Diagnostic {
+        let (source, stages) = (&dockerfile.source, &dockerfile.stages);
         let name = need.reference.familiar();
         let finding = Diagnostic::error(format!("cannot get the image `{name}`: {}", chain(error)))
             .at(source, need.span);
+        if let PullError::Registry(error) = error
+            && !error.is_not_found()
+            && let Some(hint) = error.hint()
+        {
+            return finding.hint(hint);
+        }
         let known: Vec<String> = self
             .store
             .images()
@@ -209,7 +222,21 @@ impl<'a> Engine<'a> {
             .into_iter()
             .filter_map(|listed| Some(listed.name?.familiar()))
             .collect();
-        match crate::diagnostic::nearest(&name, known.iter().map(String::as_str)) {
+        // The name stands where a stage's could, and is more often a misspelt stage than an image.
+        let written = &source.text()[need.span.start.min(source.text().len())..];
+        let written = written.split_whitespace().find(|word| {
+            !word.starts_with("--")
+                && !matches!(word.to_ascii_uppercase().as_str(), "FROM" | "COPY" | "RUN" | "ADD")
+        });
+        let stages =
+            stages.iter().filter_map(|stage| stage.base.name.as_ref()).map(|name| name.text.as_str());
+        if let Some(stage) = written.and_then(|written| nearest(written, stages)) {
+            return finding.hint(format!("there is a stage `{stage}`"));
+        }
+        match nearest(&name, known.iter().map(String::as_str)) {
+            Some(near) if near == name => {
+                finding.hint(format!("the store has `{near}`, but not for {}", need.platform))
+            }
             Some(near) => finding.hint(format!("the store has an image `{near}`")),
             None => finding,
         }
@@ -221,7 +248,14 @@ impl<'a> Engine<'a> {
         }
         let mut finding = Diagnostic::error(chain(&error.cause));
         if let Some(span) = error.span {
+            let span = match &error.cause {
+                Cause::Content(cause) => word_of(&request.dockerfile, span, cause).unwrap_or(span),
+                _ => span,
+            };
             finding = finding.at(&request.dockerfile, span);
+        }
+        if let Cause::Content(ContentError::NotFound { near: Some(near), .. }) = &error.cause {
+            finding = finding.hint(format!("did you mean `{near}`?"));
         }
         if let (Cause::Content(ContentError::Ignored { pattern, .. }), Some(ignore)) =
             (&error.cause, &request.ignore)
@@ -229,12 +263,35 @@ impl<'a> Engine<'a> {
         {
             finding = finding.hint(format!("`{}` line {} excludes it: `{pattern}`", ignore.name(), by.line));
         }
-        if !error.output.is_empty() {
+        if !error.output.is_empty() && !request.output_is_shown {
             finding =
                 finding.hint(format!("the step's last output was:\n    {}", error.output.join("\n    ")));
         }
         BuildError::Findings(vec![finding])
     }
+}
+
+/// The word of an instruction that names the path in question, if one does as it is written.
+fn word_of(source: &SourceText, span: Span, cause: &ContentError) -> Option<Span> {
+    let (ContentError::NotFound { path, .. }
+    | ContentError::Ignored { path, .. }
+    | ContentError::NoMatch { path }) = cause
+    else {
+        return None;
+    };
+    let clean = |text: &str| text.trim_start_matches("./").trim_matches('/').to_owned();
+    let wanted = clean(path);
+    let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | ',' | '[' | ']' | '=');
+    let text = source.text().get(span.start..span.end)?;
+    let mut start = 0;
+    for piece in text.split_inclusive(is_end) {
+        let word = piece.trim_end_matches(is_end);
+        if !wanted.is_empty() && clean(word) == wanted {
+            return Some(Span::new(span.start + start, span.start + start + word.len()));
+        }
+        start += piece.len();
+    }
+    None
 }
 
 fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {

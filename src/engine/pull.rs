@@ -34,7 +34,9 @@ pub enum PullError {
     Absent { reference: String },
     #[error(transparent)]
     Canceled(#[from] super::Canceled),
-    #[error("cannot find layer {0} of the image anywhere")]
+    #[error(
+        "layer {0} of the image is neither here nor known to a registry; build, load or pull the image again"
+    )]
     Lost(DiffId),
 }
 
@@ -90,10 +92,13 @@ impl<'a> Engine<'a> {
         reference: &Reference,
         platform: &Platform,
         policy: Policy,
+        lease: &Lease<'_>,
     ) -> Result<Resolved, PullError> {
         if policy != Policy::Always {
+            // One that a prune takes at this moment is not here.
             if let Some(image) = self.store.image_named(reference)?
                 && image.platform.serves(platform)
+                && self.store.hold_image(&image, lease)?
             {
                 return self.local(remotes, &image);
             }
@@ -210,7 +215,8 @@ impl<'a> Engine<'a> {
     ) -> Result<StoredImage, PullError> {
         let remotes = Remotes::default();
         let step = self.progress.step(format!("resolve {}", reference.familiar()));
-        let resolved = match self.resolve(&remotes, reference, platform, policy) {
+        let lease = self.store.lease()?;
+        let resolved = match self.resolve(&remotes, reference, platform, policy, &lease) {
             Ok(resolved) => {
                 step.done();
                 resolved
@@ -220,7 +226,6 @@ impl<'a> Engine<'a> {
                 return Err(error);
             }
         };
-        let lease = self.store.lease()?;
         let layers = Layers { engine: self, remotes: &remotes };
         layers.fetch_all(&resolved.config.rootfs.diff_ids, &lease)?;
         let (_, bytes) = self.store.image_config(resolved.id)?;
@@ -275,8 +280,12 @@ impl Layers<'_> {
         }
         for format in layers::FOREIGN_FORMATS {
             if let Some((blob, _)) = store.layer_blob(diff_id, format)? {
-                store.unpack_blob(blob, diff_id, lease)?;
-                return Ok(true);
+                match store.unpack_blob(blob, diff_id, lease) {
+                    Ok(_) => return Ok(true),
+                    // It was damaged; perhaps the registry has a whole one.
+                    Err(StoreError::MissingBlob(_)) if self.remotes.place(diff_id).is_some() => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         let Some((reference, descriptor)) = self.remotes.place(diff_id) else { return Ok(false) };
@@ -310,7 +319,7 @@ impl Layers<'_> {
     ) -> Result<(), PullError> {
         let store = self.engine.store;
         let blob = BlobDigest(descriptor.digest);
-        if !store.has_blob(blob) {
+        if !store.claim_blob(blob)? {
             let mut writer = store.blob_writer()?;
             let fetch = self.engine.registry.blob(reference, descriptor, &mut writer, step);
             self.engine.wait(fetch)??;

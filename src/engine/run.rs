@@ -116,6 +116,7 @@ impl<'a> Engine<'a> {
         let (config, _) = self.store.image_config(request.image.id)?;
         let args = arguments(&config, request.entrypoint, request.command)?;
         let lease = self.store.lease()?;
+        self.store.hold_image(&request.image, &lease)?;
         let layers = self.layers_of(&request.image, &lease)?;
         let id = container_id(self.store.now());
         let short = &id[..12];
@@ -158,6 +159,8 @@ impl<'a> Engine<'a> {
         let (mount, folder) = view.into_parts();
         let mut env: Vec<(String, String)> =
             config.config.env.iter().filter_map(|pair| pair.split_once('=')).map(owned).collect();
+        // An image may say nonsense here. What is no pair means nothing, and is not looked up anywhere.
+        env.retain(|(name, _)| !name.is_empty());
         env.extend(request.env);
         let sandbox = Sandbox {
             rootfs: mount,

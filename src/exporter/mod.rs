@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
 use crate::image::{Descriptor, History, ImageConfig, Manifest, OCI_MANIFEST};
 use crate::store::compress::{self, Compression};
-use crate::store::{Store, StoreError, layers};
+use crate::store::{Lease, Store, StoreError, layers};
 
 pub mod layout;
 pub mod output;
@@ -33,6 +33,8 @@ pub enum ExportError {
     Write { what: String, source: std::io::Error },
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
+    #[error("blob {0} was damaged and has been removed; run the command again, and it is made anew")]
+    Damaged(BlobDigest),
     #[error("the image has no layer for step {0} of its history")]
     History(usize),
 }
@@ -129,15 +131,12 @@ pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Res
         }
     }
     let lease = store.lease()?;
-    let mut found = store
-        .find_layers(&[layer.identity], &lease)?
-        .map_err(|missing| StoreError::MissingLayer(missing[0]))?;
-    let on_disk = found.remove(0);
+    let source = Source::find(store, layer, &lease)?;
     let mut writer = store.blob_writer()?;
     let (reader, mut pipe) = std::io::pipe().map_err(ExportError::write("a pipe"))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| -> Result<(), ExportError> {
-        let tar = scope.spawn(move || store.write_layer(&on_disk, &mut pipe));
+        let tar = scope.spawn(move || source.write(store, layer.diff_id, &mut pipe));
         let packed = compress::compress(reader, &mut writer, format.compression, threads);
         // An error while reading the layer is the cause of the other one.
         tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -147,6 +146,49 @@ pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Res
     let (blob, size) = writer.commit(None)?;
     store.remember_layer_blob(layer.diff_id, &ours, blob, size)?;
     Ok(Descriptor::new(MediaType::from(layers::media_type(&ours)), blob.0, size))
+}
+
+/// Where a layer's tar stream can be had.
+enum Source {
+    /// As it came: other programs write archives in other ways, and only their own bytes have the
+    /// layer's diffID.
+    Blob(std::fs::File),
+    Files(layers::Layer),
+}
+
+impl Source {
+    fn find(store: &Store, layer: &ImageLayer, lease: &Lease<'_>) -> Result<Self, StoreError> {
+        for name in layers::FOREIGN_FORMATS {
+            if let Some((blob, _)) = store.layer_blob(layer.diff_id, name)? {
+                return Ok(Self::Blob(store.open_blob(blob)?.0));
+            }
+        }
+        let mut found = store
+            .find_layers(&[layer.identity], lease)?
+            .map_err(|missing| StoreError::MissingLayer(missing[0]))?;
+        Ok(Self::Files(found.remove(0)))
+    }
+
+    fn write(self, store: &Store, diff_id: DiffId, out: &mut dyn Write) -> Result<(), ExportError> {
+        let file = match self {
+            Self::Files(layer) => return Ok(store.write_layer(&layer, out)?),
+            Self::Blob(file) => file,
+        };
+        let failed = |error| ExportError::Write { what: "a layer".to_owned(), source: error };
+        let mut plain = compress::decompress(file).map_err(failed)?;
+        let mut hasher = crate::digest::Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let length = plain.read(&mut buffer).map_err(failed)?;
+            if length == 0 {
+                break;
+            }
+            hasher.update(&buffer[..length]);
+            out.write_all(&buffer[..length]).map_err(failed)?;
+        }
+        let (wanted, found) = (BlobDigest(diff_id.0), BlobDigest(hasher.finish()));
+        if wanted == found { Ok(()) } else { Err(StoreError::Corrupt { wanted, found }.into()) }
+    }
 }
 
 /// An image as a manifest and the blobs that it names.
@@ -219,7 +261,12 @@ fn copy_blob(store: &Store, digest: BlobDigest, out: &mut dyn Write) -> Result<(
         out.write_all(&buffer[..length]).map_err(ExportError::write("the output"))?;
     }
     let found = BlobDigest(hasher.finish());
-    if found == digest { Ok(()) } else { Err(StoreError::Corrupt { wanted: digest, found }.into()) }
+    if found != digest {
+        // Without it the next export compresses the layer again, or asks the registry.
+        store.drop_damaged_blob(digest)?;
+        return Err(ExportError::Damaged(digest));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub enum Destination {
 pub enum OutputError {
     #[error("`{0}` is no `NAME=VALUE` pair of an output")]
     Pair(String),
+    #[error("the output has no type: say `type=`, one of image, registry, oci, docker, tar and local")]
+    NoType,
     #[error("unknown output type `{0}`: expected image, registry, oci, docker, tar or local")]
     Type(String),
     #[error("the output type `{kind}` has no attribute `{name}`")]
@@ -120,6 +122,7 @@ impl Output {
                     _ => return Err(needs("local")),
                 }
             }
+            "" => return Err(OutputError::NoType),
             other => return Err(OutputError::Type(other.to_owned())),
         };
         if packs {

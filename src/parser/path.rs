@@ -61,8 +61,6 @@ pub(crate) fn has_wildcards(path: &str) -> bool {
 /// Why a text is no owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OwnerError {
-    #[error("the user is missing")]
-    NoUser,
     #[error("`{0}` is out of range: the largest id is 4294967294")]
     Range(String),
 }
@@ -74,11 +72,10 @@ pub(crate) enum OwnerError {
 /// takes the latter for "leave it as it is".
 pub(crate) fn owner(text: &str) -> Result<Owner, OwnerError> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    if user.is_empty() {
-        return Err(OwnerError::NoUser);
-    }
     let group = group.filter(|group| !group.is_empty());
-    Ok(Owner { user: id(user)?, group: group.map(id).transpose()? })
+    // `:group` gives a group to what would be root's.
+    let user = if user.is_empty() { Id::Number(0) } else { id(user)? };
+    Ok(Owner { user, group: group.map(id).transpose()? })
 }
 
 fn id(text: &str) -> Result<Id, OwnerError> {
@@ -165,7 +162,7 @@ mod tests {
         for bad in ["4294967296", "-1", "4294967295", "0:99999999999"] {
             assert!(matches!(owner(bad), Err(OwnerError::Range(_))), "{bad}");
         }
-        assert_eq!(owner(":5"), Err(OwnerError::NoUser));
+        assert_eq!(owner(":5"), Ok(Owner { user: Id::Number(0), group: Some(Id::Number(5)) }));
     }
 
     #[test]

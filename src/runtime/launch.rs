@@ -80,7 +80,7 @@ impl From<Failure> for SpawnError {
 }
 
 impl Launcher {
-    /// Copies the running program. It must call [`super::child_main`] first thing in its `main`
+    /// Copies the running program, and removes the cgroups of launchers that were killed. It must call [`super::child_main`] first thing in its `main`
     /// when [`super::is_child`] says so.
     ///
     /// # Errors
@@ -94,6 +94,7 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::of_this_program`].
     pub fn of_program(path: &Path) -> io::Result<Self> {
+        super::child::sweep_cgroups();
         let mut source = File::open(path)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Kernels before 6.3 do not know the flag that says it will be executed, and need none.

@@ -43,6 +43,11 @@ pub fn is_child() -> bool {
     std::env::args_os().next().is_some_and(|name| name == launch::CHILD_NAME)
 }
 
+/// Removes the cgroups of sandboxes whose launcher was killed.
+pub fn sweep_cgroups() {
+    child::sweep_cgroups();
+}
+
 /// A detached bind mount of `path`, resolved as if `root` were `/`. Mounts below it are left out.
 ///
 /// # Errors

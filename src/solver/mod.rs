@@ -287,6 +287,10 @@ impl<'a> Solver<'a> {
         if let Err(cause) = &outcome
             && !matches!(cause, Cause::Gone(_))
         {
+            // A step can fail before it is looked up: by a file that is not there, for one.
+            if let (Some(step), false) = (self.announce(work), matches!(cause, Cause::Canceled)) {
+                step.failed(cause);
+            }
             // The first failure ends what else runs.
             self.environment.cancel.cancel();
         }

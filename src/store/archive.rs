@@ -171,6 +171,9 @@ impl Store {
             if names.is_empty() {
                 names = repo_tags.get(&image.0).cloned().unwrap_or_default();
             }
+            if names.is_empty() {
+                names.extend(ref_name(entry));
+            }
             match found.iter_mut().find(|(id, _)| *id == image) {
                 Some((_, known)) => known.append(&mut names),
                 None => found.push((image, names)),
@@ -349,6 +352,13 @@ fn repo_tags(members: &Members) -> HashMap<Digest, Vec<Reference>> {
             Some((config.0, names))
         })
         .collect()
+}
+
+/// skopeo and podman keep the whole name where the specification means a tag alone. A tag has neither
+/// `/` nor `:`, so what has one is a name.
+fn ref_name(entry: &Descriptor) -> Option<Reference> {
+    let name = entry.annotation("org.opencontainers.image.ref.name")?;
+    if name.contains(['/', ':']) { Reference::parse(name).ok() } else { None }
 }
 
 fn name_of(text: &str) -> Result<Reference, StoreError> {

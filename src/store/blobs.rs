@@ -12,7 +12,7 @@ impl Store {
         self.path().join("blobs/sha256").join(digest.0.hex())
     }
 
-    /// Whether the blob is here.
+    /// Whether the blob is here at this moment; [`Store::claim_blob`] tells whether it stays.
     pub fn has_blob(&self, digest: BlobDigest) -> bool {
         self.blob_path(digest).is_file()
     }
@@ -42,13 +42,36 @@ impl Store {
         if found == digest { Ok(bytes) } else { Err(StoreError::Corrupt { wanted: digest, found }) }
     }
 
+    /// Removes a blob whose bytes are not what its name says; gives whether that was so.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingBlob`], and what the file system gives.
+    pub fn drop_damaged_blob(&self, digest: BlobDigest) -> Result<bool, StoreError> {
+        let (mut file, _) = self.open_blob(digest)?;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(StoreError::io("read", self.blob_path(digest)))? {
+                0 => break,
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+        let damaged = BlobDigest(hasher.finish()) != digest;
+        if damaged {
+            let path = self.blob_path(digest);
+            std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        Ok(damaged)
+    }
+
     /// Stores bytes; nothing happens if they are here already.
     ///
     /// # Errors
     /// What the file system gives.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<BlobDigest, StoreError> {
         let digest = BlobDigest(crate::digest::Digest::of(bytes));
-        if !self.has_blob(digest) {
+        // Documents are small: one that was damaged is written anew.
+        if !self.claim_blob(digest)? || self.drop_damaged_blob(digest)? {
             let mut writer = self.blob_writer()?;
             writer.write_all(bytes).map_err(StoreError::io("write", self.blob_path(digest)))?;
             writer.commit(None)?;
@@ -63,7 +86,7 @@ impl Store {
     pub fn blob_writer(&self) -> Result<BlobWriter<'_>, StoreError> {
         let folder = self.path().join("tmp");
         let file = tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
+            .prefix(&format!("{}.", self.session_id()?))
             .tempfile_in(&folder)
             .map_err(StoreError::io("create a temporary file in", folder))?;
         Ok(BlobWriter { store: self, file, hasher: Hasher::new(), size: 0 })
@@ -83,21 +106,22 @@ impl BlobWriter<'_> {
     /// Makes the blob visible, synced, under its digest, which must be `expected` if that is given.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if it is another; then nothing was stored.
+    /// [`StoreError::Mismatch`] if it is another; then nothing was stored.
     pub fn commit(mut self, expected: Option<BlobDigest>) -> Result<(BlobDigest, u64), StoreError> {
         let digest = BlobDigest(self.hasher.finish());
         if let Some(wanted) = expected.filter(|wanted| *wanted != digest) {
-            return Err(StoreError::Corrupt { wanted, found: digest });
+            return Err(StoreError::Mismatch { wanted: wanted.0, found: digest.0 });
         }
         let path = self.store.blob_path(digest);
-        if !path.is_file() {
-            let fail = || StoreError::io("write", &path);
-            self.file.flush().map_err(fail())?;
-            self.file.as_file().sync_data().map_err(fail())?;
-            self.file.persist(&path).map_err(|error| fail()(error.error))?;
-            let folder = path.parent().expect("a blob's path has a folder");
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail())?;
-        }
+        // Over one that may be there: whoever gives us all the bytes again has a right to have a damaged
+        // blob repaired, and to read it in order to know costs as much.
+        self.store.claim_blob(digest)?;
+        let fail = || StoreError::io("write", &path);
+        self.file.flush().map_err(fail())?;
+        self.file.as_file().sync_data().map_err(fail())?;
+        self.file.persist(&path).map_err(|error| fail()(error.error))?;
+        let folder = path.parent().expect("a blob's path has a folder");
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail())?;
         Ok((digest, self.size))
     }
 

@@ -1,6 +1,6 @@
 //! The database: its schema and how it is opened.
 //!
-//! `user_version` counts formats; a newer one is refused, an older one would be migrated here.
+//! `user_version` counts formats; a newer one is refused, an older one is migrated here.
 
 use std::path::Path;
 
@@ -8,7 +8,10 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+
+/// How long a process waits for another's transaction.
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Digests are kept as their text, lists as JSON, times as nanoseconds since the epoch.
 const SCHEMA: &str = "
@@ -95,9 +98,23 @@ CREATE TABLE container (
 ) WITHOUT ROWID;
 ";
 
+/// What format 2 added: blobs and images that running processes count on.
+const LEASES: &str = "
+CREATE TABLE lease_blob (
+    lease TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    PRIMARY KEY (lease, blob)
+) WITHOUT ROWID;
+CREATE TABLE lease_image (
+    lease TEXT NOT NULL,
+    image TEXT NOT NULL,
+    PRIMARY KEY (lease, image)
+) WITHOUT ROWID;
+";
+
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
-    connection.busy_timeout(std::time::Duration::from_secs(120))?;
+    connection.busy_timeout(PATIENCE)?;
     let version = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.query_row("PRAGMA user_version", [], |row| row.get(0))
     };
@@ -110,11 +127,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    if found == 0 {
+    if found < FORMAT {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been first while this one waited.
-        if version(&transaction)? == 0 {
+        let found = version(&transaction)?;
+        if found < 1 {
             transaction.execute_batch(SCHEMA)?;
+        }
+        if found < 2 {
+            transaction.execute_batch(LEASES)?;
+        }
+        if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;
         }
         transaction.commit()?;

@@ -48,7 +48,10 @@ impl Store {
             diff_ids: parsed.rootfs.diff_ids,
             created: self.now(),
         };
+        let session = self.session_id()?;
         self.write(|tx| -> Result<_, StoreError> {
+            // It has no name yet, and a prune may be under way.
+            Self::claim_image(tx, &session, id)?;
             tx.execute(
                 "INSERT INTO image (id, platform, manifest, diff_ids, created) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (id) DO UPDATE SET manifest = coalesce(?3, manifest)",

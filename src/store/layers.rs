@@ -125,11 +125,11 @@ impl Store {
         identities: &[LayerIdentity],
         lease: &Lease<'_>,
     ) -> Result<Result<Vec<Layer>, Vec<LayerIdentity>>, StoreError> {
-        self.write(|tx| {
+        self.write_lightly(|tx| {
             let mut found = Vec::with_capacity(identities.len());
             let mut missing = Vec::new();
             for identity in identities {
-                match find(tx, *identity)? {
+                match self.find_whole(tx, *identity)? {
                     Some(layer) => {
                         lease.add(tx, layer.number)?;
                         found.push(layer);
@@ -146,11 +146,56 @@ impl Store {
     /// # Errors
     /// What the database gives.
     pub fn has_layer(&self, identity: LayerIdentity) -> Result<bool, StoreError> {
-        self.read(|db| {
-            Ok(db
-                .query_row("SELECT 1 FROM identity WHERE identity = ?", [identity], |_| Ok(()))
-                .optional()?
-                .is_some())
+        let number: Option<i64> = self.read(|db| {
+            db.query_row("SELECT layer FROM identity WHERE identity = ?", [identity], |row| row.get(0))
+                .optional()
+        })?;
+        Ok(number.is_some_and(|number| self.layer_folder(number).join("fs").is_dir()))
+    }
+
+    /// A layer whose row and directory are both there. Somebody may have removed the directory, or a
+    /// file system check may have: then the row goes too, and the layer is made again.
+    fn find_whole(&self, tx: &Transaction<'_>, identity: LayerIdentity) -> rusqlite::Result<Option<Layer>> {
+        let Some(layer) = find(tx, identity)? else { return Ok(None) };
+        if self.layer_folder(layer.number).join("fs").is_dir() {
+            return Ok(Some(layer));
+        }
+        tx.execute("DELETE FROM layer WHERE id = ?", [layer.number])?;
+        Ok(None)
+    }
+
+    /// Keeps an image's config, layers and their blobs for as long as the lease, whatever becomes of
+    /// the image. Gives whether the image is there.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn hold_image(
+        &self,
+        image: &super::images::StoredImage,
+        lease: &Lease<'_>,
+    ) -> Result<bool, StoreError> {
+        self.write_lightly(|tx| {
+            let there =
+                tx.query_row("SELECT EXISTS (SELECT 1 FROM image WHERE id = ?)", [image.id], |row| {
+                    row.get::<_, bool>(0)
+                })?;
+            if !there {
+                return Ok(false);
+            }
+            lease.add_blob(tx, BlobDigest(image.id.0))?;
+            if let Some(manifest) = image.manifest {
+                lease.add_blob(tx, manifest)?;
+            }
+            let mut blobs = tx.prepare("SELECT blob FROM layer_blob WHERE diff_id = ?")?;
+            for diff_id in &image.diff_ids {
+                if let Some(layer) = self.find_whole(tx, LayerIdentity::of_diff(*diff_id))? {
+                    lease.add(tx, layer.number)?;
+                }
+                for blob in blobs.query_map([diff_id], |row| row.get(0))? {
+                    lease.add_blob(tx, blob?)?;
+                }
+            }
+            Ok(true)
         })
     }
 
@@ -183,7 +228,7 @@ impl Store {
     /// uncompressed bytes must have this diffID.
     ///
     /// # Errors
-    /// [`StoreError::Apply`] if the archive is malformed or hostile, [`StoreError::Corrupt`] if it
+    /// [`StoreError::Apply`] if the archive is malformed or hostile, [`StoreError::Mismatch`] if it
     /// is another one.
     pub fn unpack(
         &self,
@@ -207,10 +252,7 @@ impl Store {
         let plain = compress::decompress(stream)?;
         let applied = layer::apply(plain, fs.as_fd(), &self.environment.layers).map_err(wrong)?;
         if applied.diff_id != diff_id {
-            return Err(StoreError::Corrupt {
-                wanted: BlobDigest(diff_id.0),
-                found: BlobDigest(applied.diff_id.0),
-            });
+            return Err(StoreError::Mismatch { wanted: diff_id.0, found: applied.diff_id.0 });
         }
         let new = NewLayer {
             diff_id,
@@ -232,7 +274,12 @@ impl Store {
         diff_id: DiffId,
         lease: &Lease<'_>,
     ) -> Result<Layer, StoreError> {
-        self.unpack(self.open_blob(blob)?.0, diff_id, lease)
+        let unpacked = self.unpack(self.open_blob(blob)?.0, diff_id, lease);
+        // A blob that is not what its name says explains whatever went wrong; one that is, is hostile.
+        if unpacked.is_err() && self.drop_damaged_blob(blob)? {
+            return Err(StoreError::MissingBlob(blob));
+        }
+        unpacked
     }
 
     fn keep(&self, scratch: Scratch, new: &NewLayer, lease: &Lease<'_>) -> Result<Layer, StoreError> {
@@ -242,7 +289,7 @@ impl Store {
                 .flatten()
                 .collect();
         self.write(|tx| {
-            if let Some(same) = find(tx, identities[0])? {
+            if let Some(same) = self.find_whole(tx, identities[0])? {
                 lease.add(tx, same.number)?;
                 return Ok(same);
             }
@@ -328,20 +375,31 @@ impl Store {
         Ok(View { mount, folder })
     }
 
-    /// Writes a layer's tar stream again and checks that it is the same one.
+    /// Writes a layer's tar stream again and checks that it is the same one. One that a step made and
+    /// somebody changed is forgotten, so that it is made again when it is needed next. A layer from
+    /// outside seldom comes out as it came in: use its blob.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if somebody changed the directory.
+    /// [`StoreError::ChangedLayer`] if somebody changed the directory.
     pub fn write_layer(&self, layer: &Layer, out: &mut dyn std::io::Write) -> Result<(), StoreError> {
         let path = self.layer_folder(layer.number).join("fs");
         let fs = crate::root::open_ambient_dir(&path).map_err(StoreError::io("open", &path))?;
         let found = layer::write_tar(fs.as_fd(), self.marks(), out).map_err(Box::new)?;
         if found != layer.diff_id {
-            return Err(StoreError::Corrupt {
-                wanted: BlobDigest(layer.diff_id.0),
-                found: BlobDigest(found.0),
-            });
+            self.forget_made_layer(layer)?;
+            return Err(StoreError::ChangedLayer { layer: layer.diff_id, place: path });
         }
+        Ok(())
+    }
+
+    fn forget_made_layer(&self, layer: &Layer) -> Result<(), StoreError> {
+        self.write(|tx| -> Result<_, StoreError> {
+            // What a step made goes by its content too.
+            Ok(tx.execute(
+                "DELETE FROM layer WHERE id = ?1 AND (SELECT count(*) FROM identity WHERE layer = ?1) > 1",
+                [layer.number],
+            )?)
+        })?;
         Ok(())
     }
 
@@ -362,7 +420,10 @@ impl Store {
             )
             .optional()
         })?;
-        Ok(found.filter(|(blob, _)| self.has_blob(*blob)))
+        match found {
+            Some((blob, size)) if self.claim_blob(blob)? => Ok(Some((blob, size))),
+            _ => Ok(None),
+        }
     }
 
     /// Remembers which blob holds a layer compressed that way.

@@ -18,7 +18,7 @@ use super::{Store, StoreError};
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
-    /// What to remove when it ends; none for a lock that several may hold.
+    /// What to remove when it ends, if anything.
     path: Option<PathBuf>,
 }
 
@@ -44,6 +44,12 @@ impl FileLock {
 
     pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>, StoreError> {
         Self::take(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// The file outlives the lock: one that several may hold cannot be removed by one of them.
+    fn leaving_file(mut self) -> Self {
+        self.path = None;
+        self
     }
 
     /// Nothing if somebody else has the lock, or removed its file while we waited.
@@ -94,11 +100,17 @@ impl Store {
     /// # Errors
     /// What the file system gives.
     pub fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let (id, lock) = self.new_lock("lease")?;
+        Ok(Lease { store: self, id, _lock: lock })
+    }
+
+    /// A lock that nobody had before and nobody will have again, and its name.
+    pub(super) fn new_lock(&self, kind: &str) -> Result<(String, FileLock), StoreError> {
         let mut number = 0;
         loop {
-            let id = format!("lease-{}-{}-{number}", std::process::id(), self.now());
+            let id = format!("{kind}-{}-{}-{number}", std::process::id(), self.now());
             if let Some(lock) = self.try_lock_name(&id)? {
-                return Ok(Lease { store: self, id, _lock: lock });
+                return Ok((id, lock));
             }
             number += 1;
         }
@@ -110,19 +122,6 @@ impl Store {
     /// # Errors
     /// What the file system gives.
     pub fn lock_mount(&self, name: &str, sharing: MountSharing) -> Result<(String, FileLock), StoreError> {
-        let open = |name: &str| {
-            let path = self.lock_path(&format!("mount-{name}"));
-            let file = File::options().create(true).truncate(false).write(true).open(&path);
-            file.map_err(StoreError::io("lock", path))
-        };
-        let take = |file: &File, how| loop {
-            match rustix::fs::flock(file.as_fd(), how) {
-                Ok(()) => break Ok(true),
-                Err(Errno::WOULDBLOCK) => break Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => break Err(StoreError::io("lock", self.lock_path(name))(error.into())),
-            }
-        };
         let (how, only) = match sharing {
             MountSharing::Shared => (FlockOperation::LockShared, true),
             MountSharing::Locked => (FlockOperation::LockExclusive, true),
@@ -131,26 +130,19 @@ impl Store {
         let mut candidate = name.to_owned();
         let mut number = 0;
         loop {
-            let file = open(&candidate)?;
-            if take(&file, how)? || only {
-                // The file stays: several may hold a shared lock, so no one may remove it.
-                return Ok((candidate, FileLock { file, path: None }));
+            if let Some(lock) = FileLock::take(&self.lock_path(&format!("mount-{candidate}")), how)? {
+                return Ok((candidate, lock.leaving_file()));
             }
-            number += 1;
-            candidate = format!("{name}-{number}");
+            if !only {
+                number += 1;
+                candidate = format!("{name}-{number}");
+            }
         }
     }
 
     /// As [`Store::lock_mount`] with [`MountSharing::Locked`], but gives nothing if it is in use.
     pub(super) fn try_lock_mount(&self, name: &str) -> Result<Option<FileLock>, StoreError> {
-        let path = self.lock_path(&format!("mount-{name}"));
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(StoreError::io("lock", &path))?;
-        match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(FileLock { file, path: None })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(StoreError::io("lock", path)(error.into())),
-        }
+        self.try_lock_name(&format!("mount-{name}"))
     }
 
     /// Records whose cache mount a directory below `mounts/` is.
@@ -170,16 +162,28 @@ impl Store {
     /// Removes what dead leases recorded.
     pub(super) fn sweep_leases(&self) -> Result<(), StoreError> {
         let ids: Vec<String> = self.read(|db| {
-            db.prepare("SELECT DISTINCT lease FROM lease")?.query_map([], |row| row.get(0))?.collect()
+            db.prepare(
+                "SELECT lease FROM lease UNION SELECT lease FROM lease_blob
+                 UNION SELECT lease FROM lease_image",
+            )?
+            .query_map([], |row| row.get(0))?
+            .collect()
         })?;
         for id in ids {
             if let Some(_dead) = self.try_lock_name(&id)? {
-                self.write(|tx| -> Result<_, StoreError> {
-                    Ok(tx.execute("DELETE FROM lease WHERE lease = ?", [&id])?)
-                })?;
+                self.forget_lease(&id)?;
             }
         }
         Ok(())
+    }
+
+    pub(super) fn forget_lease(&self, id: &str) -> Result<(), StoreError> {
+        self.write_lightly(|tx| {
+            for table in ["lease", "lease_blob", "lease_image"] {
+                tx.execute(&format!("DELETE FROM {table} WHERE lease = ?"), [id])?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -189,13 +193,20 @@ impl Lease<'_> {
         tx.execute("INSERT OR IGNORE INTO lease (lease, layer) VALUES (?, ?)", params![self.id, layer])?;
         Ok(())
     }
+
+    /// Adds a blob, in the transaction that found what names it.
+    pub(super) fn add_blob(
+        &self,
+        tx: &rusqlite::Transaction<'_>,
+        blob: crate::digest::BlobDigest,
+    ) -> rusqlite::Result<()> {
+        tx.execute("INSERT OR IGNORE INTO lease_blob (lease, blob) VALUES (?, ?)", params![self.id, blob])?;
+        Ok(())
+    }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let id = &self.id;
-        let _ = self.store.write(|tx| -> Result<_, StoreError> {
-            Ok(tx.execute("DELETE FROM lease WHERE lease = ?", [id])?)
-        });
+        let _ = self.store.forget_lease(&self.id);
     }
 }

@@ -7,6 +7,7 @@
 //!   stave.db            SQLite (WAL): layers, images, names, records, leases, cache mounts
 //!   mounts/<id>/        cache mounts
 //!   containers/<id>/    what `run` keeps of a container
+//!   reserve             room for the database on a full disk
 //!   tmp/  locks/
 //! ```
 //!
@@ -34,6 +35,9 @@ pub mod layer;
 pub mod layers;
 pub mod lease;
 pub mod prune;
+mod reserve;
+mod session;
+mod sweep;
 
 pub use lease::Lease;
 
@@ -55,16 +59,30 @@ pub enum StoreError {
     #[error("cannot {doing} `{}`", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the store's database failed")]
-    Database(#[from] rusqlite::Error),
+    Database(#[source] rusqlite::Error),
+    #[error(
+        "the store's database is damaged ({0}); to begin with an empty store, move `stave.db`, `stave.db-wal` and `stave.db-shm` out of its folder and run `stave prune`"
+    )]
+    DamagedDatabase(rusqlite::Error),
+    #[error("no space left on the device that holds the store; `stave prune` removes what nobody needs")]
+    NoSpace,
     #[error(
         "the store was written by a newer stave (format {found}, this one knows {known}); use that one, or another `--root`"
     )]
     Newer { found: i64, known: i64 },
-    #[error("blob {0} is not in the store")]
+    #[error("blob {0} is not in the store; build, load or pull the image that it belongs to again")]
     MissingBlob(crate::digest::BlobDigest),
-    #[error("blob {wanted} has other content: its digest is {found}")]
+    #[error(
+        "blob {wanted} is damaged: its bytes have the digest {found}; build, load or pull the image that it belongs to again"
+    )]
     Corrupt { wanted: crate::digest::BlobDigest, found: crate::digest::BlobDigest },
-    #[error("layer {0} is not in the store")]
+    #[error("what claims to be {wanted} has the digest {found}")]
+    Mismatch { wanted: crate::digest::Digest, found: crate::digest::Digest },
+    #[error(
+        "the files of layer {layer} in `{}` are not what they were; build, load or pull the image again", place.display()
+    )]
+    ChangedLayer { layer: crate::digest::DiffId, place: PathBuf },
+    #[error("layer {0} is not in the store any more; build, load or pull the image that it belongs to again")]
     MissingLayer(crate::digest::LayerIdentity),
     #[error("cannot read the document {what}")]
     Document { what: String, source: serde_json::Error },
@@ -86,6 +104,21 @@ pub enum StoreError {
     Compress(#[from] io::Error),
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::{ErrorCode, ffi};
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::DamagedDatabase(error),
+            Some(ErrorCode::DiskFull) => Self::NoSpace,
+            // What it gives when the memory that processes share cannot be laid out on the disk.
+            _ if error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_IOERR_SHMSIZE) => {
+                Self::NoSpace
+            }
+            _ => Self::Database(error),
+        }
+    }
+}
+
 impl StoreError {
     pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
@@ -101,6 +134,7 @@ pub struct Store {
     root: OwnedFd,
     environment: Environment,
     database: Mutex<Connection>,
+    session: Mutex<Option<session::Session>>,
 }
 
 impl Store {
@@ -119,8 +153,9 @@ impl Store {
         for folder in ["blobs/sha256", "layers", "mounts", "containers", "tmp", "locks", "contexts"] {
             root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
         }
-        let database = database::open(&path.join("stave.db"))?;
-        let store = Self { path, root, environment, database: Mutex::new(database) };
+        let database = reserve::open_database(&path)?;
+        let store =
+            Self { path, root, environment, database: Mutex::new(database), session: Mutex::default() };
         store.drop_torn_layers()?;
         Ok(store)
     }
@@ -162,20 +197,41 @@ impl Store {
         Ok(value)
     }
 
+    /// As [`Store::write`], for what nobody misses after a power cut: leases. It may be lost then, and
+    /// costs no wait for the disk.
+    pub(crate) fn write_lightly<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.lock();
+        let synchronous = |connection: &Connection, how| connection.pragma_update(None, "synchronous", how);
+        synchronous(&connection, "NORMAL").map_err(StoreError::from)?;
+        let done = (|| {
+            let transaction = connection
+                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+                .map_err(StoreError::from)?;
+            let value = change(&transaction)?;
+            transaction.commit().map_err(StoreError::from)?;
+            Ok(value)
+        })();
+        synchronous(&connection, "FULL").map_err(StoreError::from)?;
+        done
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
         // A panic elsewhere leaves no transaction open: rusqlite rolls back in its Drop.
         self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A new private directory below `tmp/`, removed when dropped unless it was moved away. Its name
-    /// tells a sweep who made it.
+    /// tells a sweep which session made it.
     ///
     /// # Errors
     /// What the file system gives.
     pub fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
         let folder = self.path.join("tmp");
         tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
+            .prefix(&format!("{}.", self.session_id()?))
             .tempdir_in(&folder)
             .map_err(StoreError::io("create a temporary directory in", &folder))
     }

@@ -1,7 +1,16 @@
 //! The one test binary: a single link step for all that is tested from outside the library.
 
+mod build;
+mod examples;
 mod fuzz;
 mod golden;
+mod harness;
+mod interop;
 mod layers;
+mod messages;
 mod registry;
+mod registry_cli;
+mod reliability;
+mod rootless;
 mod sandbox;
+mod trust;

@@ -7,6 +7,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use stave::diagnostic::{Diagnostic, printable};
+use stave::engine::{PullError, PushError, RunError};
+use stave::exporter::ExportError;
+use stave::registry::RegistryError;
 
 /// What to say, and the code to leave with.
 #[derive(Debug)]
@@ -38,7 +41,11 @@ impl Failure {
             }
             cause = error.source();
         }
-        Self { text, code: 1 }
+        let failure = Self { text, code: 1 };
+        match registry_error(error).and_then(RegistryError::hint) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 
     /// Findings in a text of the person's.
@@ -70,10 +77,37 @@ impl Failure {
     /// Says it, and gives the code.
     pub fn report(self) -> ExitCode {
         if !self.text.is_empty() {
-            eprintln!("{}", self.text);
+            tell_line!("{}", self.text);
         }
         ExitCode::from(self.code)
     }
+}
+
+/// The registry's error that this one is or wraps: transparent wrappers are no part of the chain of
+/// sources, so each is known by name.
+fn registry_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a RegistryError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<RegistryError>() {
+            return Some(found);
+        }
+        let exported = match error.downcast_ref() {
+            Some(PushError::Export(inner)) => Some(inner),
+            _ => error.downcast_ref::<ExportError>(),
+        };
+        if let Some(ExportError::Registry(found)) = exported {
+            return Some(found);
+        }
+        let pulled = match error.downcast_ref() {
+            Some(RunError::Pull(inner)) => Some(inner),
+            _ => error.downcast_ref::<PullError>(),
+        };
+        if let Some(PullError::Registry(found)) = pulled {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 macro_rules! from_errors {

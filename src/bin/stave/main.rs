@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[macro_use]
+mod say;
+
 mod ambient;
 mod commands;
 mod enter;
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     {
         return failure.report();
     }
-    match commands::run(arguments) {
+    match commands::run(arguments).and_then(|code| say::outcome().map(|()| code)) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }

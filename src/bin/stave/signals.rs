@@ -2,12 +2,16 @@
 //! gets what this program gets.
 
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
 use stave::runtime::Process;
+
+/// How long the work may take to end in order. What it left in the store then is swept later.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The signal that ended the work, if one did.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
@@ -23,13 +27,18 @@ pub fn on_interrupt(react: impl Fn() + Send + 'static) {
         return;
     }
     std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            let before = RECEIVED.swap(signal as i32, Ordering::SeqCst);
-            if before != 0 {
-                // What we started hangs on a pipe to us and ends with us.
-                std::process::exit(128 + signal as i32);
-            }
-            react();
+        let Ok(first) = signals.wait() else { return };
+        RECEIVED.store(first as i32, Ordering::SeqCst);
+        // Work that waits for others (standard input, a registry) may never look at what `react`
+        // tells it. What we started hangs on a pipe to us and ends with us.
+        std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE);
+            tell_line!("error: interrupted");
+            std::process::exit(128 + first as i32);
+        });
+        react();
+        if let Ok(second) = signals.wait() {
+            std::process::exit(128 + second as i32);
         }
     });
 }
@@ -57,7 +66,7 @@ struct State {
 }
 
 /// How often a person asks before the container is killed.
-const PATIENCE: u32 = 3;
+const ASKED_OFTEN: u32 = 3;
 
 impl Forwarder {
     /// Takes the signals from now on. Must be called before any other thread exists.
@@ -111,7 +120,7 @@ impl State {
         }
         self.ends += u32::from(matches!(signal, Signal::SIGINT | Signal::SIGTERM));
         match &self.process {
-            Some(process) if self.ends >= PATIENCE => process.kill(),
+            Some(process) if self.ends >= ASKED_OFTEN => process.kill(),
             Some(process) => {
                 let _ = process.signal(signal as i32);
             }

@@ -185,7 +185,11 @@ pub struct Fingerprint {
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
     #[error("`{path}` not found")]
-    NotFound { path: String },
+    NotFound {
+        path: String,
+        /// What is there by a name much like it.
+        near: Option<String>,
+    },
     #[error("`{path}` not found: the ignore pattern `{pattern}` leaves it out")]
     Ignored { path: String, pattern: String },
     #[error("`{path}` not found: the pattern matches nothing")]

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{ContentError, Entry, Kind, Listing, Root, Selector, Tree, join, shown, walk};
+use crate::diagnostic::nearest;
 use crate::pattern::{self, Patterns, Step};
 use crate::root;
 
@@ -89,7 +90,8 @@ fn root_of(
     named: Named,
     excludes: &Patterns,
 ) -> Result<Option<Root>, ContentError> {
-    let below = selector.parents.then(|| named.said.clone());
+    // The tree itself has no directories above it to keep.
+    let below = (selector.parents && !named.said.is_empty()).then(|| named.said.clone());
     // What a wildcard matched is subject to the patterns itself; what was named is wanted.
     let own = if selector.parents { named.said.clone() } else { named.name() };
     let excluded = (named.matched || selector.parents) && walk::verdict(excludes, &own).0;
@@ -177,8 +179,18 @@ fn missing(tree: &Tree, path: &OsStr, shown: &str) -> ContentError {
         Some(pattern) if there.is_ok() => {
             ContentError::Ignored { path: path_shown, pattern: pattern.to_owned() }
         }
-        _ => ContentError::NotFound { path: path_shown },
+        _ => ContentError::NotFound { path: path_shown, near: near(tree, path) },
     }
+}
+
+/// What the last name of `path` may be a misspelling of: something beside it.
+fn near(tree: &Tree, path: &OsStr) -> Option<String> {
+    let bytes = path.as_bytes();
+    let cut = bytes.iter().rposition(|byte| *byte == b'/');
+    let (directory, name) = cut.map_or((&b""[..], bytes), |at| (&bytes[..at], &bytes[at + 1..]));
+    let beside = children(tree, OsStr::from_bytes(directory)).ok()?;
+    let beside: Vec<&str> = beside.iter().filter_map(|(name, _)| name.to_str()).collect();
+    nearest(std::str::from_utf8(name).ok()?, beside).map(str::to_owned)
 }
 
 fn exists(tree: &Tree, path: &OsStr) -> io::Result<Option<OsString>> {
@@ -293,7 +305,7 @@ fn resolve_match(tree: &Tree, path: &OsStr) -> Result<Option<OsString>, ContentE
     match resolve(tree, path) {
         Ok(Some(resolved)) => Ok(Some(resolved)),
         // A link that leads nowhere, which BuildKit does not pass over either.
-        Ok(None) => Err(ContentError::NotFound { path: shown(path) }),
+        Ok(None) => Err(ContentError::NotFound { path: shown(path), near: None }),
         Err(source) => Err(ContentError::read(path, source)),
     }
 }

@@ -92,6 +92,20 @@ fn wildcards() {
 }
 
 #[test]
+fn a_missing_name_is_compared_with_its_neighbours() {
+    let (_dir, tree) = tree("mkdir -p src; touch src/main.rs config.json hidden.jsom", &["hidden.jsom"]);
+    let near = |path: &str| match list(&tree, &Selector::path(path)) {
+        Err(ContentError::NotFound { near, .. }) => near,
+        other => panic!("{path}: {other:?}"),
+    };
+    assert_eq!(near("/confg.json").as_deref(), Some("config.json"));
+    assert_eq!(near("src/mian.rs").as_deref(), Some("main.rs"));
+    // What is ignored is not there, so it is no advice.
+    assert_eq!(near("hidden.json"), None);
+    assert_eq!(near("quite/another"), None);
+}
+
+#[test]
 fn what_is_ignored_is_not_there() {
     let (_dir, tree) = tree(
         "mkdir -p build/out build/tmp src; touch build/out/app build/out/log build/tmp/x src/a secret.txt; \

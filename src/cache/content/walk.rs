@@ -228,7 +228,7 @@ fn entry(path: OsString, kind: Kind, statx: &Statx, owners: Owners) -> Entry {
 pub(super) fn stat(tree: &Tree, path: &OsStr) -> Result<Entry, ContentError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            ContentError::NotFound { path: shown(path) }
+            ContentError::NotFound { path: shown(path), near: None }
         }
         _ => ContentError::read(path, source),
     };

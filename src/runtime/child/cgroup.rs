@@ -2,12 +2,15 @@
 //!
 //! Everything here is done by handle below `/sys/fs/cgroup`, in `stave/<id>` of each hierarchy. The
 //! first process joins by itself through handles opened here, so nobody has to wait for it.
+//!
+//! A launcher that is killed cannot remove its groups. It holds a lock on each of their directories,
+//! so whoever comes next can tell: a group that nobody locks is nobody's.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::tree::new_mount;
@@ -20,6 +23,8 @@ const PARENT: &str = "stave";
 const CGROUP_V1_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 const CGROUP_V2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const INERT: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+
+const CONTROLLERS_V1: [&str; 5] = ["devices", "memory", "pids", "cpu", "freezer"];
 
 /// Docker's devices: those of its `/dev`, terminals, and making any node (which opens nothing).
 const DEVICES: [&str; 11] = [
@@ -79,7 +84,7 @@ impl Group {
         for controller in controllers {
             let _ = write(&parent, "cgroup.subtree_control", &format!("+{controller}"));
         }
-        let Some(group) = writable_dir(&parent, &self.id)? else { return Ok(()) };
+        let Some(group) = locked_dir(&parent, &self.id)? else { return Ok(()) };
         self.directories.push(Directory { controller: "", parent, group });
         let group = &self.directories[0].group;
         for (controller, file, value) in &wanted {
@@ -105,7 +110,7 @@ impl Group {
                 continue;
             }
             let Some(parent) = writable_dir(&hierarchy, PARENT)? else { continue };
-            let Some(group) = writable_dir(&parent, &self.id)? else { continue };
+            let Some(group) = locked_dir(&parent, &self.id)? else { continue };
             if let Some(value) = value {
                 write(&group, file, &value).during(|| format!("limiting {controller} by cgroup"))?;
             }
@@ -196,14 +201,72 @@ fn has_magic(directory: &OwnedFd, magic: rustix::fs::FsWord) -> bool {
 
 /// A directory of a hierarchy, made if missing; nothing where the hierarchy is not ours to change.
 fn writable_dir(parent: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Failure> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(None),
-        Err(error) => return Err(error).during(|| format!("making cgroup `{name}`")),
-    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let opened = root::open_no_links(parent, name, flags, Mode::empty());
-    opened.during(|| format!("opening cgroup `{name}`")).map(Some)
+    let mut tries = 0;
+    loop {
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(None),
+            Err(error) => return Err(error).during(|| format!("making cgroup `{name}`")),
+        }
+        match root::open_no_links(parent, name, flags, Mode::empty()) {
+            // Nobody can lock what is not open yet: a sweep may take it in between.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && tries < 100 => tries += 1,
+            opened => return opened.during(|| format!("opening cgroup `{name}`")).map(Some),
+        }
+    }
+}
+
+/// As [`writable_dir`], with the lock that tells a sweep that it is in use.
+fn locked_dir(parent: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Failure> {
+    loop {
+        let Some(group) = writable_dir(parent, name)? else { return Ok(None) };
+        rustix::fs::flock(&group, FlockOperation::LockShared)
+            .during(|| format!("locking cgroup `{name}`"))?;
+        // A sweep may have been quicker and removed it.
+        let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        let ours = rustix::fs::fstat(&group);
+        if let (Ok(there), Ok(ours)) = (there, ours)
+            && there.st_ino == ours.st_ino
+        {
+            return Ok(Some(group));
+        }
+    }
+}
+
+/// Removes the groups of launchers that were killed.
+pub(in crate::runtime) fn sweep() {
+    let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return };
+    if has_magic(&base, CGROUP_V2_MAGIC) {
+        sweep_hierarchy(&base);
+        return;
+    }
+    for controller in CONTROLLERS_V1 {
+        if let Ok(hierarchy) = root::open_dir(&base, controller)
+            && has_magic(&hierarchy, CGROUP_V1_MAGIC)
+        {
+            sweep_hierarchy(&hierarchy);
+        }
+    }
+}
+
+/// What cannot be removed, because a process is in it or because it is not ours, stays.
+fn sweep_hierarchy(hierarchy: &OwnedFd) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let Ok(parent) = root::open_no_links(hierarchy, PARENT, flags, Mode::empty()) else { return };
+    let Ok(entries) = rustix::fs::Dir::read_from(&parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if entry.file_type() != rustix::fs::FileType::Directory || name.to_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(group) = rustix::fs::openat(&parent, name, flags | OFlags::CLOEXEC, Mode::empty()) else {
+            continue;
+        };
+        if rustix::fs::flock(&group, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
+        }
+    }
 }
 
 fn write(directory: &OwnedFd, file: &str, value: &str) -> io::Result<()> {

@@ -26,6 +26,7 @@ use super::sys::{self, Forked};
 use super::wire::{self, During, Failure, FailureKind, Message, Parcel, take};
 use super::{seccomp, sys::fork_into_pid_namespace};
 use cgroup::Group;
+pub(super) use cgroup::sweep as sweep_cgroups;
 use init::Init;
 use point::Points;
 use tree::Tree;

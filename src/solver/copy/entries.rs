@@ -116,6 +116,11 @@ impl Copier<'_> {
         join(self.prefix, &entry.path)
     }
 
+    /// A path of the target for messages.
+    fn said(&self, path: &OsStr) -> String {
+        format!("{}/{}", self.spec.destination.trim_end_matches('/'), path.to_string_lossy())
+    }
+
     fn attributes(&self, entry: &Entry, xattrs: Xattrs) -> Attributes {
         let (uid, gid) = self.spec.owner.unwrap_or((entry.uid, entry.gid));
         let is_dir = entry.kind == Kind::Directory;
@@ -141,10 +146,10 @@ impl Copier<'_> {
                 if is_dir {
                     Ok(false)
                 } else {
-                    Err(CopyError::OntoFile { name: shown(&self.source(entry)), path: shown(&path) })
+                    Err(CopyError::OntoFile { name: shown(&self.source(entry)), path: self.said(&path) })
                 }
             }
-            Err(error) => Err(CopyError::Write { path: shown(&path), source: error.into() }),
+            Err(error) => Err(CopyError::Write { path: self.said(&path), source: error.into() }),
         }
     }
 
@@ -171,7 +176,7 @@ impl Copier<'_> {
         let path = self.target(entry);
         let name = name(&path);
         let directory = directory.as_fd();
-        let path = &shown(&path);
+        let path = &self.said(&path);
         write::clear(directory, name, path)?;
         let node = |kind| {
             let attributes = self.attributes(entry, Xattrs::new());
@@ -263,9 +268,9 @@ impl Copier<'_> {
         let (first, second) = (self.target(first), self.target(second));
         let from = self.open_directory(parent(&first))?;
         let to = self.open_directory(parent(&second))?;
-        write::clear(to.as_fd(), name(&second), &shown(&second))?;
+        write::clear(to.as_fd(), name(&second), &self.said(&second))?;
         rustix::fs::linkat(&from, name(&first), &to, name(&second), AtFlags::empty())
-            .map_err(|error| CopyError::Write { path: shown(&second), source: error.into() })
+            .map_err(|error| CopyError::Write { path: self.said(&second), source: error.into() })
     }
 }
 

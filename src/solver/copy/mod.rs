@@ -50,6 +50,8 @@ pub struct Spec {
     pub mode: Option<Chmod>,
     /// Unpack what is a tar archive.
     pub unpack: bool,
+    /// The source's directories are kept, so that the destination is a directory whatever matches.
+    pub parents: bool,
     /// When an inline file was modified; none for now.
     pub time: Option<SystemTime>,
     /// How many bytes an archive may hold when it is decompressed.
@@ -71,6 +73,7 @@ impl Spec {
             owner,
             mode: action.mode.as_deref().map(Chmod::parse).transpose()?,
             unpack: action.unpack,
+            parents: action.parents,
             time: None,
             unpack_limit: UNPACK_LIMIT,
         })
@@ -123,6 +126,10 @@ pub use unpack::UnpackError;
 pub fn copy(source: Source<'_>, target: BorrowedFd<'_>, spec: &Spec) -> Result<(), CopyError> {
     match source {
         Source::Tree { tree, listing } => {
+            // With `--parents` wildcards choose among what is copied, which may come to nothing.
+            if listing.roots.is_empty() && spec.parents {
+                destination::directory(target, &spec.destination, spec.owner)?;
+            }
             for root in &listing.roots {
                 copy_root(tree, root, target, spec)?;
             }

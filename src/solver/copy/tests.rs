@@ -56,6 +56,7 @@ fn action(source: &str, destination: &str) -> Action {
             mode: None,
             unpack: false,
             time: None,
+            parents: false,
             unpack_limit: UNPACK_LIMIT,
         },
         selector: Selector { wildcards: pattern::has_wildcard(source), ..Selector::path(source) },
@@ -75,6 +76,7 @@ impl Action {
 
     fn parents(mut self) -> Self {
         self.selector.parents = true;
+        self.spec.parents = true;
         self
     }
 
@@ -326,9 +328,9 @@ fn what_cannot_be_replaced() {
     );
     assert_eq!(trees.fails(action("a", "/plain/sub/")), "cannot copy to `/plain/sub/`: not a directory");
     assert_eq!(trees.fails(action("t", "/plain")), "cannot copy `t` to non-directory `/plain`");
-    assert_eq!(trees.fails(action("f", "/dir")), "cannot replace the directory `dir` with a file");
-    assert_eq!(trees.fails(action("t", "/d2")), "cannot copy `t/sub` to non-directory `sub`");
-    assert_eq!(trees.fails(action("t", "/d3")), "cannot copy `t/sub` to non-directory `sub`");
+    assert_eq!(trees.fails(action("f", "/dir")), "cannot replace the directory `/dir/dir` with a file");
+    assert_eq!(trees.fails(action("t", "/d2")), "cannot copy `t/sub` to non-directory `/d2/sub`");
+    assert_eq!(trees.fails(action("t", "/d3")), "cannot copy `t/sub` to non-directory `/d3/sub`");
 }
 
 #[test]
@@ -359,6 +361,24 @@ fn holes_stay_holes() {
         let copied = std::fs::read(trees.target.path().join("dst").join(name)).unwrap();
         assert_eq!(std::fs::read(trees.source.path().join(name)).unwrap(), copied);
     }
+}
+
+#[test]
+fn parents_of_everything_and_of_nothing() {
+    needs_root!();
+    let trees = trees("mkdir a; echo 1 > a/f; echo 2 > top", "");
+    trees.run(action("/", "/all/").parents());
+    // The destination is made although nothing is copied into it.
+    let mut nothing = action("a/no*", "/none/").parents();
+    nothing.selector.optional = true;
+    trees.run(nothing);
+    trees.holds(&[
+        "all/ 755 0:0",
+        "all/a/ 755 0:0@",
+        "all/a/f 1 644 0:0@",
+        "all/top 2 644 0:0@",
+        "none/ 755 0:0",
+    ]);
 }
 
 #[test]

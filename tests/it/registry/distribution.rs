@@ -2,69 +2,15 @@
 //! misses it says so and passes, unless `REQUIRE` names `docker-registry`.
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use stave::digest::Digest;
 use stave::image::Document;
 use stave::registry::{Client, Credential, Failure, Options, Pushed, Secret};
 
+use crate::harness::registry::Registry;
+
 use super::tls::{Authority, certs_dir};
 use super::*;
-
-struct Registry {
-    host: String,
-    process: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Registry {
-    /// Starts a registry, with these lines under `http:` and at the top of its configuration. `@` in
-    /// them is its directory.
-    fn start(files: &[(&str, &str)], http: &str, top: &str) -> Option<Self> {
-        let program = Path::new("/usr/bin/docker-registry");
-        if !program.exists() {
-            let required = std::env::var("REQUIRE").is_ok_and(|list| list.contains("docker-registry"));
-            assert!(!required, "docker-registry is required and not installed");
-            eprintln!("skipped: needs Debian's docker-registry");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            std::fs::write(dir.path().join(name), text).unwrap();
-        }
-        let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: @/data\n\
-             http:\n  addr: {host}\n{http}{top}"
-        );
-        let path = dir.path().join("config.yml");
-        std::fs::write(&path, config.replace('@', dir.path().to_str().unwrap())).unwrap();
-        let process = Command::new(program)
-            .arg("serve")
-            .arg(path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Self { host, process, dir };
-        let began = Instant::now();
-        while TcpStream::connect(&registry.host).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "the registry does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(registry)
-    }
-}
 
 fn source(bytes: &[u8]) -> impl Fn(u64) -> std::io::Result<Box<dyn Read + Send>> + Send + Sync {
     let bytes = bytes.to_vec();

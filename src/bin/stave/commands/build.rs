@@ -114,9 +114,8 @@ pub fn plain_options(platform: &Platform) -> BuildOptions {
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let outputs = outputs(&args)?;
-    let form = if args.quiet { Form::Quiet } else { args.progress };
     context
-        .with_engine(form, |engine| {
+        .with_engine(form(&args), |engine| {
             let unpacked = Unpacked::default();
             let request = request(engine, &args, &unpacked)?;
             let built = engine.build(&request).map_err(|error| match error {
@@ -129,14 +128,19 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         })
         .map(|(id, warnings)| {
             if args.quiet {
-                println!("{id}");
+                say_line!("{id}");
             } else {
                 for warning in warnings {
-                    eprintln!("{}", warning.render(false));
+                    tell_line!("{}", warning.render(false));
                 }
             }
             ExitCode::SUCCESS
         })
+}
+
+/// How progress is shown.
+fn form(args: &Args) -> Form {
+    if args.quiet { Form::Quiet } else { args.progress }
 }
 
 /// Where the image goes: the store unless something else was asked for.
@@ -178,13 +182,7 @@ fn request(engine: &Engine<'_>, args: &Args, unpacked: &Unpacked) -> Result<Buil
         path
     } else {
         if !args.path.is_dir() {
-            let failure =
-                Failure::new(format!("the build context `{}` is not a directory", args.path.display()));
-            return Err(if args.path.to_string_lossy().contains("://") {
-                failure.hint("contexts from a URL or from git are not supported yet: fetch it first")
-            } else {
-                failure
-            });
+            return Err(no_context(&args.path));
         }
         args.path.clone()
     };
@@ -195,23 +193,15 @@ fn request(engine: &Engine<'_>, args: &Args, unpacked: &Unpacked) -> Result<Buil
             std::io::stdin().take(DOCKERFILE_LIMIT).read_to_string(&mut text)?;
             (SourceText::new("-", text), ignore_file(&folder, None)?)
         }
-        (Some(file), None) if from_stdin(&args.path) => {
-            // The context is somebody's archive: its Dockerfile is looked for inside it only.
-            let root = stave::root::open_ambient_dir(&folder)?;
-            let bytes =
-                stave::root::read(&root, file, DOCKERFILE_LIMIT).map_err(|error| unreadable(file, &error))?;
-            (SourceText::new(file.display().to_string(), text_of(file, bytes)?), ignore_file(&folder, None)?)
+        (file, None) if from_stdin(&args.path) => archived_files(&folder, file.as_deref())?,
+        (Some(file), _) => {
+            (read_dockerfile(file, Some(&folder.join(file)))?, ignore_file(&folder, Some(file))?)
         }
-        (Some(file), _) => (read_dockerfile(file)?, ignore_file(&folder, Some(file))?),
         (None, None) => {
             let upper = folder.join("Dockerfile");
             let lower = folder.join("dockerfile");
             let file = if !upper.exists() && lower.exists() { lower } else { upper };
-            let mut source = read_dockerfile(&file)?;
-            if from_stdin(&args.path) {
-                source = SourceText::new("Dockerfile", source.text());
-            }
-            (source, ignore_file(&folder, Some(&file))?)
+            (read_dockerfile(&file, None)?, ignore_file(&folder, Some(&file))?)
         }
     };
     let mut contexts = BTreeMap::from([("context".to_owned(), folder)]);
@@ -253,16 +243,38 @@ fn request(engine: &Engine<'_>, args: &Args, unpacked: &Unpacked) -> Result<Buil
         secrets: secrets.into_iter().flatten().collect(),
         pull: args.pull,
         resolv_conf: ambient::resolv_conf(),
+        output_is_shown: form(args).shows_output(),
         layers_needed: true,
     })
 }
 
+/// Why a path is no context, and what the person may have meant.
+fn no_context(path: &Path) -> Failure {
+    let shown = path.display();
+    if path.to_string_lossy().contains("://") {
+        Failure::new(format!("the build context `{shown}` is not a directory"))
+            .hint("contexts from a URL or from git are not supported yet: fetch it first")
+    } else if path.is_file() {
+        Failure::new(format!("the build context `{shown}` is a file, not a directory"))
+            .hint("a Dockerfile is named with -f FILE, an archive is read with `-` from standard input")
+    } else {
+        Failure::new(format!("the build context `{shown}` does not exist"))
+    }
+}
+
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
-fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+/// `inside` is where a file given with -f would be if it were relative to the context.
+fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Error) -> Failure {
     let failure = Failure::new(format!("cannot read the Dockerfile `{}`: {error}", file.display()));
     if error.kind() == std::io::ErrorKind::NotFound {
-        failure.hint("pass -f FILE if it has another name or place")
+        match inside {
+            Some(inside) if inside.is_file() => {
+                failure.hint(format!("-f is relative to the working directory: pass -f {}", inside.display()))
+            }
+            Some(_) => failure,
+            None => failure.hint("pass -f FILE if it has another name or place"),
+        }
     } else {
         failure
     }
@@ -278,7 +290,7 @@ fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
     })
 }
 
-fn read_dockerfile(file: &Path) -> Result<SourceText, Failure> {
+fn read_dockerfile(file: &Path, inside: Option<&Path>) -> Result<SourceText, Failure> {
     let bytes = std::fs::metadata(file)
         .and_then(|metadata| {
             if metadata.is_dir() {
@@ -288,8 +300,37 @@ fn read_dockerfile(file: &Path) -> Result<SourceText, Failure> {
             std::fs::File::open(file)?.take(DOCKERFILE_LIMIT).read_to_end(&mut bytes)?;
             Ok(bytes)
         })
-        .map_err(|error| unreadable(file, &error))?;
+        .map_err(|error| unreadable(file, inside, &error))?;
     Ok(SourceText::new(file.display().to_string(), text_of(file, bytes)?))
+}
+
+/// The Dockerfile of a context that came as an archive, and its `.dockerignore`. Whoever made the
+/// archive may have put links there: they are followed inside it only.
+fn archived_files(folder: &Path, file: Option<&Path>) -> Result<(SourceText, Option<SourceText>), Failure> {
+    let root = stave::root::open_ambient_dir(folder)?;
+    let read = |file: &Path| stave::root::read(&root, file, DOCKERFILE_LIMIT);
+    let found = match file {
+        Some(file) => read(file).map(|bytes| (file, bytes)),
+        None => {
+            let lower = Path::new("dockerfile");
+            let upper = Path::new("Dockerfile");
+            read(upper).map(|bytes| (upper, bytes)).or_else(|error| {
+                let missing = error.kind() == std::io::ErrorKind::NotFound;
+                read(lower).map(|bytes| (lower, bytes)).map_err(|other| if missing { other } else { error })
+            })
+        }
+    };
+    let (file, bytes) =
+        found.map_err(|error| unreadable(file.unwrap_or(Path::new("Dockerfile")), None, &error))?;
+    let dockerfile = SourceText::new(file.display().to_string(), text_of(file, bytes)?);
+    let own = format!("{}.dockerignore", file.display());
+    for name in [own.as_str(), ".dockerignore"] {
+        if let Ok(bytes) = read(Path::new(name)) {
+            let text = text_of(Path::new(name), bytes)?;
+            return Ok((dockerfile, Some(SourceText::new(name, text))));
+        }
+    }
+    Ok((dockerfile, None))
 }
 
 /// `NAME.dockerignore` beside the Dockerfile, or else `.dockerignore` of the context.
@@ -302,14 +343,10 @@ fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<Option<Sourc
     let mut candidates: Vec<PathBuf> = own.into_iter().collect();
     candidates.push(context.join(".dockerignore"));
     for file in candidates {
-        // A link could point anywhere, and out of an unpacked archive.
-        match std::fs::symlink_metadata(&file) {
-            Ok(metadata) if metadata.is_file() || (metadata.is_symlink() && dockerfile.is_some()) => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
-                return Ok(Some(SourceText::new(file.display().to_string(), text)));
-            }
-            _ => {}
+        if file.is_file() {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
+            return Ok(Some(SourceText::new(file.display().to_string(), text)));
         }
     }
     Ok(None)
@@ -336,7 +373,8 @@ fn read_context(store: &Store, folder: &Path) -> Result<Option<String>, Failure>
         parents: false,
         unpack: true,
     };
-    let spec = copy::Spec::of(&action, None).map_err(|error| failed(&error))?;
+    // Whoever owns a context's files, in the build they are root's.
+    let spec = copy::Spec::of(&action, Some((0, 0))).map_err(|error| failed(&error))?;
     let target = stave::root::open_ambient_dir(folder)?;
     copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
         .map_err(|error| failed(&error))?;

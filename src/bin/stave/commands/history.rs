@@ -42,6 +42,6 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         ]);
     }
     rows.reverse();
-    print!("{}", table(&["CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows));
+    say!("{}", table(&["CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows));
     Ok(ExitCode::SUCCESS)
 }

@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         }
         let id = if args.no_trunc { listed.image.id.to_string() } else { listed.image.id.0.short() };
         if args.quiet {
-            println!("{id}");
+            say_line!("{id}");
             continue;
         }
         let size = store.image_size(&listed.image)?;
@@ -60,13 +60,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 "Platform": listed.image.platform.to_string(), "Size": size,
                 "CreatedAt": created,
             });
-            println!("{object}");
+            say_line!("{object}");
             continue;
         }
         rows.push(vec![repository, tag, id, created.map_or("N/A".to_owned(), ago), human_size(size)]);
     }
     if !args.quiet && args.format == "table" {
-        print!("{}", table(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows));
+        say!("{}", table(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows));
     }
     Ok(ExitCode::SUCCESS)
 }

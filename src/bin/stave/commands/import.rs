@@ -38,7 +38,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     if let Some(name) = args.name {
         store.tag(&name, id)?;
     }
-    println!("{id}");
+    say_line!("{id}");
     Ok(ExitCode::SUCCESS)
 }
 

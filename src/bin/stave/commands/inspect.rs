@@ -42,13 +42,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         }));
     }
     match &args.format {
-        None => println!("{}", serde_json::to_string_pretty(&found).map_err(Failure::new)?),
+        None => say_line!("{}", serde_json::to_string_pretty(&found).map_err(Failure::new)?),
         Some(field) => {
             for object in &found {
                 match select(object, field)? {
-                    Value::String(text) => println!("{text}"),
-                    Value::Null => println!(),
-                    other => println!("{other}"),
+                    Value::String(text) => say_line!("{text}"),
+                    Value::Null => say_line!(),
+                    other => say_line!("{other}"),
                 }
             }
         }

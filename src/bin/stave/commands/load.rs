@@ -31,13 +31,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             continue;
         }
         for (name, before) in &loaded.replaced {
-            println!("The image {} no longer has the name {}", before.0.short(), name.familiar());
+            say_line!("The image {} no longer has the name {}", before.0.short(), name.familiar());
         }
         if loaded.names.is_empty() {
-            println!("Loaded image ID: {}", loaded.id);
+            say_line!("Loaded image ID: {}", loaded.id);
         }
         for name in &loaded.names {
-            println!("Loaded image: {}", name.familiar());
+            say_line!("Loaded image: {}", name.familiar());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -48,13 +48,13 @@ pub fn run(_: &Context, args: Args) -> Result<ExitCode, Failure> {
     let kept = store_login(&file, &program_folders(), &registry, &credential)
         .map_err(|error| Failure::from_error(&error))?;
     match kept {
-        Kept::File => eprintln!(
+        Kept::File => tell_line!(
             "warning: the password is kept unencrypted in `{}`; a credential helper keeps it better",
             file.display()
         ),
-        Kept::Helper(name) => eprintln!("The password is kept by docker-credential-{name}"),
+        Kept::Helper(name) => tell_line!("The password is kept by docker-credential-{name}"),
     }
-    println!("Login Succeeded");
+    say_line!("Login Succeeded");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,7 +77,7 @@ fn ask(question: &str, secret: bool) -> Result<String, Failure> {
         return Err(Failure::usage("standard input is no terminal")
             .hint("pass --username NAME --password-stdin and the password on standard input"));
     }
-    eprint!("{question}");
+    tell!("{question}");
     std::io::stderr().flush()?;
     let before = rustix::termios::tcgetattr(&stdin).map_err(std::io::Error::from)?;
     if secret {
@@ -90,7 +90,7 @@ fn ask(question: &str, secret: bool) -> Result<String, Failure> {
     let read = stdin.lock().read_line(&mut line);
     if secret {
         let _ = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &before);
-        eprintln!();
+        tell_line!();
     }
     read?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())

@@ -21,9 +21,9 @@ pub fn run(_: &Context, args: Args) -> Result<ExitCode, Failure> {
     let erased =
         erase_login(&file, &program_folders(), &registry).map_err(|error| Failure::from_error(&error))?;
     if erased {
-        println!("Removed the credentials for {registry}");
+        say_line!("Removed the credentials for {registry}");
     } else {
-        println!("Not logged in to {registry}");
+        say_line!("Not logged in to {registry}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -26,7 +26,7 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     if !args.force && std::io::stdin().is_terminal() {
         let images = if args.all { "all images" } else { "all images without a name" };
-        eprint!("This removes ended containers, {images} and the build cache. Continue? [y/N] ");
+        tell!("This removes ended containers, {images} and the build cache. Continue? [y/N] ");
         std::io::stderr().flush()?;
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
@@ -40,20 +40,21 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         build_cache: true,
         cache_mounts: args.volumes,
     };
+    stave::runtime::sweep_cgroups();
     let pruned = context.store()?.prune(options)?;
     for container in &pruned.containers {
-        println!("Deleted container: {container}");
+        say_line!("Deleted container: {container}");
     }
     for image in &pruned.images {
-        println!("Deleted: {image}");
+        say_line!("Deleted: {image}");
     }
-    println!(
+    say_line!(
         "Removed {} images, {} layers, {} blobs and {} cache records",
         pruned.images.len(),
         pruned.layers,
         pruned.blobs,
         pruned.records
     );
-    println!("Total reclaimed space: {}", human_size(pruned.bytes));
+    say_line!("Total reclaimed space: {}", human_size(pruned.bytes));
     Ok(ExitCode::SUCCESS)
 }

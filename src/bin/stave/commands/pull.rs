@@ -30,7 +30,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let image = engine
             .pull(&args.image, &platform, Policy::Always)
             .map_err(|error| Failure::from_error(&error))?;
-        println!("{}", if args.quiet { image.id.to_string() } else { args.image.to_string() });
+        say_line!("{}", if args.quiet { image.id.to_string() } else { args.image.to_string() });
         Ok(ExitCode::SUCCESS)
     })
 }

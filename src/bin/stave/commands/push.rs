@@ -24,7 +24,12 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     context.with_engine(form, |engine| {
         let image = find_image(engine.store, &args.image.to_string())?;
         let pushed = engine.push(&image, &args.image, LayerFormat::default())?;
-        println!("{}: digest: {} size: {}", args.image.tag().unwrap_or("latest"), pushed.digest, pushed.size);
+        say_line!(
+            "{}: digest: {} size: {}",
+            args.image.tag().unwrap_or("latest"),
+            pushed.digest,
+            pushed.size
+        );
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -35,10 +35,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         };
         for name in gone {
             store.untag(&name)?;
-            println!("Untagged: {}", name.familiar());
+            say_line!("Untagged: {}", name.familiar());
         }
         if store.forget_image(image.id)? {
-            println!("Deleted: {}", image.id);
+            say_line!("Deleted: {}", image.id);
         }
     }
     store.sweep(&mut Pruned::default())?;

@@ -36,7 +36,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             None => None,
         };
         let package = match original {
-            Some(package) => package,
+            Some(mut package) => {
+                package.descriptor.platform = Some((&whole.config.platform()).into());
+                package
+            }
             None => exporter::pack(&store, &whole, LayerFormat::default(), &Default::default())?,
         };
         packed.push((whole, package, names));

@@ -21,6 +21,6 @@ pub fn run(context: &Context, _: Args) -> Result<ExitCode, Failure> {
         row("Cache mounts", usage.cache_mounts, String::new(), usage.cache_mount_bytes),
         row("Blobs", usage.blobs, String::new(), usage.blob_bytes),
     ];
-    print!("{}", table(&["TYPE", "TOTAL", "ACTIVE", "SIZE"], &rows));
+    say!("{}", table(&["TYPE", "TOTAL", "ACTIVE", "SIZE"], &rows));
     Ok(ExitCode::SUCCESS)
 }

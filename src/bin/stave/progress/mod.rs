@@ -27,6 +27,26 @@ pub enum Form {
     Quiet,
 }
 
+impl Form {
+    /// Whether a failed step's last lines stand right above the error. In a log they may be far up,
+    /// between those of other stages, and are said again, as BuildKit does.
+    pub fn shows_output(self) -> bool {
+        match self.resolved() {
+            Self::Tty => true,
+            Self::Auto | Self::Plain | Self::Rawjson | Self::Quiet => false,
+        }
+    }
+
+    /// What `auto` means here.
+    fn resolved(self) -> Self {
+        match self {
+            Self::Auto if std::io::stderr().is_terminal() => Self::Tty,
+            Self::Auto => Self::Plain,
+            other => other,
+        }
+    }
+}
+
 /// One way to show events.
 trait Display: Send {
     fn event(&mut self, event: &Event);
@@ -45,11 +65,7 @@ pub struct Shown {
 
 impl Shown {
     pub fn new(form: Form) -> Self {
-        let form = match form {
-            Form::Auto if std::io::stderr().is_terminal() => Form::Tty,
-            Form::Auto => Form::Plain,
-            other => other,
-        };
+        let form = form.resolved();
         let display: Box<dyn Display> = match form {
             Form::Plain | Form::Auto => Box::new(plain::Plain::new(std::io::stderr())),
             Form::Tty => Box::new(tty::Tty::new(std::io::stderr())),

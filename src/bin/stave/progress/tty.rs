@@ -193,7 +193,14 @@ impl<W: Write + Send> Display for Tty<W> {
     }
 
     fn finish(&mut self) {
-        self.draw(&[], false);
+        let mut above = Vec::new();
+        if self.finished > 0 {
+            let seconds = self.start.elapsed().as_secs_f64();
+            let (finished, cached) = (self.finished, self.cached);
+            let steps = if finished == 1 { "step" } else { "steps" };
+            above.push(format!("\x1b[1m[+] {seconds:.1}s\x1b[0m ({finished} {steps}, {cached} cached)"));
+        }
+        self.draw(&above, false);
     }
 }
 
@@ -253,7 +260,7 @@ mod tests {
         tty.event(&Event::Failed { step, error: "exit code: 1".into() });
         tty.finish();
         let text = String::from_utf8(out).unwrap();
-        for part in ["ERROR [1/1] RUN false", "# wailed", "exit code: 1"] {
+        for part in ["ERROR [1/1] RUN false", "# wailed", "exit code: 1", "(1 step, 0 cached)"] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -1,0 +1,157 @@
+//! `--output`: every type, to a file, to a folder, to standard output.
+
+use std::path::Path;
+
+use crate::harness::{Context, Exported, Kind, Store, context, has, read_tar};
+
+fn sample() -> Context {
+    let text = "FROM busybox\nCOPY run.sh /opt/\nRUN ln -s run.sh /opt/link && ln /opt/run.sh /opt/hard && \
+                mkdir -m 1777 /sticky && rm /bin/vi && chown 1000:1000 /opt/run.sh\n";
+    context(text, &[("run.sh", "#!/bin/sh\n")]).mode("run.sh", 0o755)
+}
+
+fn check(image: &Exported) {
+    let files = image.files();
+    assert_eq!(image.text("opt/run.sh"), "#!/bin/sh\n");
+    assert_eq!((files["opt/run.sh"].mode, files["opt/run.sh"].uid), (0o755, 1000));
+    assert_eq!(files["opt/link"].kind, Kind::Symlink("run.sh".into()));
+    assert_eq!(files["sticky"].mode, 0o1777);
+    assert!(!files.contains_key("bin/vi") && files.contains_key("bin/busybox"));
+    assert!(image.layers[2].contains_key("bin/.wh.vi"));
+    let history = image.config["history"].as_array().unwrap();
+    let layers = history.iter().filter(|entry| entry["empty_layer"] != true).count();
+    assert_eq!(layers, image.layers.len());
+}
+
+/// A store, where files can be given to somebody.
+fn with_ids() -> Option<Store> {
+    if has(&["a range of ids"]) { Store::with_base() } else { None }
+}
+
+#[test]
+fn oci_to_a_file_a_folder_and_standard_output() {
+    let Some(store) = with_ids() else { return };
+    let context = sample();
+    let output = |rest: &str| format!("type=oci,{rest}");
+    let file = store.path("a.tar");
+    store.build(&context, &["-t", "app:1", "-o", &output(&format!("dest={file}"))]).ok();
+    let bytes = std::fs::read(file).unwrap();
+    let image = Exported::read(&bytes);
+    check(&image);
+    let annotations = &image.index[0]["annotations"];
+    assert_eq!(annotations["io.containerd.image.name"], "docker.io/library/app:1");
+    assert_eq!(annotations["org.opencontainers.image.ref.name"], "1");
+    let piped = store.build(&context, &["-t", "app:1", "-o", &output("dest=-")]).ok();
+    assert!(piped.stdout == bytes, "the same image gives the same archive");
+    let folder = store.path("layout");
+    store.build(&context, &["-t", "app:1", "-o", &output(&format!("dest={folder},tar=false"))]).ok();
+    check(&Exported::read_folder(Path::new(&folder)));
+}
+
+#[test]
+fn every_compression() {
+    let Some(store) = with_ids() else { return };
+    let context = sample();
+    for (compression, suffix) in [("gzip", "+gzip"), ("zstd", "+zstd"), ("uncompressed", ".tar")] {
+        let output = format!("type=oci,dest=-,force-compression=true,compression={compression}");
+        let image = Exported::read(&store.build(&context, &["-o", &output]).ok().stdout);
+        check(&image);
+        for layer in image.manifest["layers"].as_array().unwrap() {
+            assert!(layer["mediaType"].as_str().unwrap().ends_with(suffix), "{layer}");
+        }
+    }
+}
+
+#[test]
+fn annotations() {
+    let Some(store) = with_ids() else { return };
+    let output = "type=oci,dest=-,annotation.org.example.key=some value";
+    let image = Exported::read(&store.build(&sample(), &["-o", output]).ok().stdout);
+    assert_eq!(image.manifest["annotations"]["org.example.key"], "some value");
+}
+
+#[test]
+fn docker_to_a_file_and_standard_output() {
+    let Some(store) = with_ids() else { return };
+    let context = sample();
+    let file = store.path("a.tar");
+    store.build(&context, &["-t", "app:1", "-o", &format!("type=docker,dest={file}")]).ok();
+    let bytes = std::fs::read(file).unwrap();
+    check(&Exported::read(&bytes));
+    let members = read_tar(&bytes);
+    let Kind::File(list) = &members["manifest.json"].kind else { panic!("it is a file") };
+    let list: serde_json::Value = serde_json::from_slice(list).unwrap();
+    assert_eq!(list[0]["RepoTags"], serde_json::json!(["app:1"]));
+    for path in list[0]["Layers"].as_array().unwrap().iter().chain([&list[0]["Config"]]) {
+        assert!(members.contains_key(path.as_str().unwrap()), "{path}");
+    }
+    let piped = store.build(&context, &["-t", "app:1", "-o", "type=docker,dest=-"]).ok();
+    assert!(piped.stdout == bytes);
+}
+
+#[test]
+fn tar_is_the_root_file_system() {
+    let Some(store) = with_ids() else { return };
+    let context = sample();
+    for flags in [["-o", "type=tar,dest=-"], ["-o", "-"]] {
+        let files = read_tar(&store.build(&context, &flags).ok().stdout);
+        assert_eq!(files["opt/run.sh"].uid, 1000);
+        assert!(
+            matches!(files["opt/hard"].kind, Kind::Hardlink(_))
+                || matches!(files["opt/run.sh"].kind, Kind::Hardlink(_))
+        );
+        assert!(!files.contains_key("bin/vi") && files.contains_key("bin/sh"));
+        assert!(files.keys().all(|path| !path.contains(".wh.")));
+    }
+}
+
+#[test]
+fn local_is_a_folder() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(store) = with_ids() else { return };
+    let folder = store.path("out");
+    for output in [format!("type=local,dest={folder}"), folder.clone()] {
+        store.build(&sample(), &["-o", &output]).ok();
+        let file = Path::new(&folder).join("opt/run.sh");
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o755);
+        assert_eq!(std::fs::read_link(Path::new(&folder).join("opt/link")).unwrap(), Path::new("run.sh"));
+        assert!(!Path::new(&folder).join("bin/vi").exists());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+#[test]
+fn several_outputs_of_one_build() {
+    let Some(store) = with_ids() else { return };
+    let (oci, local) = (store.path("a.tar"), store.path("out"));
+    let (one, other) = (format!("type=oci,dest={oci}"), format!("type=local,dest={local}"));
+    store.build(&sample(), &["-o", &one, "-o", &other, "-o", "type=image", "-t", "app"]).ok();
+    check(&Exported::read(&std::fs::read(oci).unwrap()));
+    assert!(Path::new(&local).join("opt").is_dir());
+    store.inspect("app");
+}
+
+#[test]
+fn an_output_that_makes_no_sense() {
+    let Some(store) = with_ids() else { return };
+    store.build(&sample(), &["-o", "type=magic,dest=x"]).code(2).says(&["magic"]);
+    store.build(&sample(), &["-o", "type=oci"]).code(2).says(&["dest"]);
+    let nowhere = format!("type=oci,dest={}", store.path("no/such/folder/a.tar"));
+    store.build(&sample(), &["-o", &nowhere]).code(1).says(&["no/such/folder/a.tar"]);
+}
+
+#[test]
+fn save_and_load() {
+    let Some(store) = with_ids() else { return };
+    let id = store.build_id(&sample(), &["-t", "app:1"]);
+    let archive = store.stave(["save", "app:1"]).ok().stdout;
+    check(&Exported::read(&archive));
+    let other = Store::empty();
+    let ended = other.stave_with(["load"], &archive).ok();
+    assert_eq!(ended.text(), "Loaded image: app:1");
+    assert_eq!(other.inspect("app:1")["Id"], id);
+    assert!(
+        other.stave(["save", "app:1"]).ok().stdout == archive,
+        "an image is saved the same wherever it is"
+    );
+}

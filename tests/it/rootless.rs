@@ -1,0 +1,211 @@
+//! The whole binary as an ordinary user: with a range of ids of `/etc/subuid`, and with one id alone.
+//!
+//! As root these tests make the two users, and take them away again; as an ordinary user they run as
+//! that one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use super::reliability::rig::{STAVE, assert_error, base_tar, has, open_to_all, said};
+
+/// Somebody who is not root, and a copy of the program where they can read it.
+struct Person {
+    dir: TempDir,
+    /// None for whoever runs the tests.
+    user: Option<User>,
+    range: bool,
+}
+
+/// A user of the machine's for as long as this lives.
+struct User(String);
+
+impl User {
+    fn new(name: &str, range: bool) -> Option<Self> {
+        let mut add = Command::new("useradd");
+        if !range {
+            add.args(["-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0"]);
+        }
+        let made = add.args(["--no-create-home", "--shell", "/bin/sh", name]).output().ok()?;
+        made.status.success().then(|| Self(name.to_owned()))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = Command::new("userdel").arg(&self.0).output();
+    }
+}
+
+fn listed(file: &str, name: &str) -> bool {
+    fs::read_to_string(file).unwrap_or_default().lines().any(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':') && !rest.ends_with(":0"))
+    })
+}
+
+/// Nothing if this machine has no such user and cannot make one.
+fn person(range: bool) -> Option<Person> {
+    if !has("busybox", Path::new("/bin/busybox").exists()) {
+        return None;
+    }
+    let helpers = Path::new("/usr/bin/newuidmap").exists();
+    if range && !has("newuidmap", helpers) {
+        return None;
+    }
+    let dir = TempDir::new().unwrap();
+    let user = if rustix::process::geteuid().is_root() {
+        let name = format!("stave{}{}", u8::from(range), std::process::id());
+        let user = User::new(&name, range);
+        if !has("useradd", user.is_some()) {
+            return None;
+        }
+        if range && !has("subuid", listed("/etc/subuid", &name)) {
+            return None;
+        }
+        user
+    } else {
+        // Only one of the two cases is this user's.
+        let mine = rustix::process::geteuid().as_raw().to_string();
+        let name = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+        let there = helpers && (listed("/etc/subuid", name.trim()) || listed("/etc/subuid", &mine));
+        if !has(if range { "subuid" } else { "a user without subuid" }, there == range) {
+            return None;
+        }
+        None
+    };
+    open_to_all(dir.path());
+    let person = Person { dir, user, range };
+    fs::copy(STAVE, person.path("stave")).unwrap();
+    fs::write(person.path("base.tar"), base_tar(&[])).unwrap();
+    let home = person.path("home");
+    fs::create_dir(&home).unwrap();
+    if let Some(User(name)) = &person.user {
+        assert!(Command::new("chown").arg(name).arg(&home).status().unwrap().success());
+    }
+    // Machines that forbid user namespaces to ordinary users say so in different ways.
+    let probe = person.run(&["images"]);
+    let refused = said(&probe).contains("user namespace");
+    has("user namespaces", !refused).then_some(person)
+}
+
+impl Person {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = match &self.user {
+            Some(User(name)) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--reuid", name, "--regid", name, "--clear-groups", "--"])
+                    .arg(self.path("stave"));
+                command
+            }
+            None => Command::new(self.path("stave")),
+        };
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.path("home"));
+        command.current_dir("/").args(args).output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn context(&self, dockerfile: &str) -> String {
+        let folder = self.path("context");
+        fs::create_dir_all(&folder).unwrap();
+        open_to_all(&folder);
+        fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+        fs::write(folder.join("file"), "text\n").unwrap();
+        folder.to_str().unwrap().to_owned()
+    }
+
+    fn home(&self, name: &str) -> String {
+        self.path("home").join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Import, build, run, every way out, and removal.
+    fn everything(&self) {
+        self.ok(&["import", self.path("base.tar").to_str().unwrap(), "base"]);
+        let context = self.context(
+            "FROM base AS made\n\
+             RUN test \"$(id -u)\" = 0 && mkdir /d && echo x > /d/f\n\
+             WORKDIR /work/place\n\
+             COPY --chown=0:0 --chmod=640 file .\n\
+             RUN rm -rf /d && mkdir /d && rm /etc/group && touch /d/g\n\
+             RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t echo a >> /c/n && touch /t/x\n\
+             RUN --network=none test \"$(cat /proc/net/dev | wc -l)\" = 3 && mkdir -p /closed/in && chmod 000 /closed\n\
+             FROM made\n\
+             COPY --from=made /work /copied\n\
+             CMD [\"cat\", \"/copied/place/file\"]\n",
+        );
+        self.ok(&["build", "-q", "-t", "image", &context]);
+        assert_eq!(self.ok(&["run", "--rm", "image"]), "text\n");
+        assert_eq!(self.ok(&["run", "--rm", "image", "ls", "/d"]), "g\n");
+        self.ok(&[
+            "run",
+            "--name",
+            "kept",
+            "image",
+            "sh",
+            "-c",
+            "mkdir -p /closed/too && chmod 000 /closed/too",
+        ]);
+        for (kind, name) in
+            [("oci", "oci.tar"), ("docker", "docker.tar"), ("tar", "files.tar"), ("local", "files")]
+        {
+            let to = format!("type={kind},dest={}", self.home(name));
+            self.ok(&["build", "-q", "-o", &to, &context]);
+        }
+        let id = self.ok(&["build", "-q", "-t", "image", &context]);
+        self.ok(&["rmi", "--force", "image"]);
+        assert!(self.ok(&["load", "-i", &self.home("oci.tar")]).contains(id.trim()));
+
+        // An id that is not mapped is named, and so is what would map it.
+        let output = self.run(&[
+            "build",
+            "--progress=plain",
+            &self.context("FROM base\nCOPY --chown=200000:200000 file /\n"),
+        ]);
+        assert_error(&output, "unmapped");
+        assert!(said(&output).contains("200000:200000: the ids are not mapped"), "{}", said(&output));
+        let output =
+            self.run(&["build", "--progress=plain", &self.context("FROM base\nUSER 200000\nRUN true\n")]);
+        assert_error(&output, "unmapped");
+        assert!(said(&output).contains("/etc/subuid"), "{}", said(&output));
+
+        let owned = "FROM base\nCOPY --chown=web:web file /own/\nUSER web\nWORKDIR /home/web\n\
+                     RUN test \"$(id -u):$(id -g)\" = 33:34 && mkdir inner && chmod 700 inner && touch inner/x\n";
+        let output = self.run(&["build", "-q", "-t", "owned", &self.context(owned)]);
+        assert_eq!(output.status.success(), self.range, "{}", said(&output));
+        if self.range {
+            let shown = self.ok(&["run", "--rm", "owned", "stat", "-c", "%u:%g", "/own/file", "inner/x"]);
+            assert_eq!(shown, "33:34\n33:34\n");
+        }
+        self.ok(&["prune", "--force", "--all", "--volumes"]);
+        let store = self.path("home").join(".local/share/stave");
+        for folder in ["layers", "blobs/sha256", "containers", "mounts", "tmp", "locks"] {
+            let left = fs::read_dir(store.join(folder)).unwrap().count();
+            assert_eq!(left, 0, "{folder}");
+        }
+    }
+}
+
+#[test]
+fn with_a_range_of_ids() {
+    if let Some(person) = person(true) {
+        person.everything();
+    }
+}
+
+#[test]
+fn with_one_id() {
+    if let Some(person) = person(false) {
+        person.everything();
+    }
+}
