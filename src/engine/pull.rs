@@ -13,7 +13,7 @@ use crate::registry::{RegistryError, Sink};
 use crate::solver::LayerSource;
 use crate::store::blobs::BlobWriter;
 use crate::store::images::StoredImage;
-use crate::store::{Lease, StoreError, layers};
+use crate::store::{Lease, StoreError, layer_blobs};
 
 use super::Engine;
 
@@ -278,7 +278,7 @@ impl Layers<'_> {
         if store.find_layers(&[LayerIdentity::of_diff(diff_id)], lease)?.is_ok() {
             return Ok(true);
         }
-        for format in layers::FOREIGN_FORMATS {
+        for format in layer_blobs::FOREIGN_FORMATS {
             if let Some((blob, _)) = store.layer_blob(diff_id, format)? {
                 match store.unpack_blob(blob, diff_id, lease) {
                     Ok(_) => return Ok(true),
@@ -326,7 +326,7 @@ impl Layers<'_> {
             writer.commit(Some(blob))?;
         }
         store.unpack_blob(blob, diff_id, lease)?;
-        let format = layers::format_of_media_type(descriptor.media_type.as_ref());
+        let format = layer_blobs::format_of_media_type(descriptor.media_type.as_ref());
         store.remember_layer_blob(diff_id, format, blob, descriptor.size)?;
         Ok(())
     }

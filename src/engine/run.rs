@@ -17,7 +17,7 @@ use crate::runtime::{
 };
 use crate::store::containers::Container;
 use crate::store::images::StoredImage;
-use crate::store::layers::Scratch;
+use crate::store::views::Scratch;
 use crate::store::{Lease, StoreError};
 
 use super::Engine;

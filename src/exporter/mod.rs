@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
 use crate::image::{Descriptor, History, ImageConfig, Manifest, OCI_MANIFEST};
 use crate::store::compress::{self, Compression};
-use crate::store::{Lease, Store, StoreError, layers};
+use crate::store::{Lease, Store, StoreError, layer_blobs, layers};
 
 pub mod layout;
 pub mod output;
@@ -126,7 +126,7 @@ pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Res
     }
     for name in known {
         if let Some((blob, size)) = store.layer_blob(layer.diff_id, name)? {
-            let media_type = layers::media_type(name);
+            let media_type = layer_blobs::media_type(name);
             return Ok(Descriptor::new(MediaType::from(media_type), blob.0, size));
         }
     }
@@ -145,7 +145,7 @@ pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Res
     })?;
     let (blob, size) = writer.commit(None)?;
     store.remember_layer_blob(layer.diff_id, &ours, blob, size)?;
-    Ok(Descriptor::new(MediaType::from(layers::media_type(&ours)), blob.0, size))
+    Ok(Descriptor::new(MediaType::from(layer_blobs::media_type(&ours)), blob.0, size))
 }
 
 /// Where a layer's tar stream can be had.
@@ -158,7 +158,7 @@ enum Source {
 
 impl Source {
     fn find(store: &Store, layer: &ImageLayer, lease: &Lease<'_>) -> Result<Self, StoreError> {
-        for name in layers::FOREIGN_FORMATS {
+        for name in layer_blobs::FOREIGN_FORMATS {
             if let Some((blob, _)) = store.layer_blob(layer.diff_id, name)? {
                 return Ok(Self::Blob(store.open_blob(blob)?.0));
             }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{ExportError, Image};
 use crate::cache::content::{Listing, Selector, Tree, list};
 use crate::digest::LayerIdentity;
-use crate::store::layers::View;
+use crate::store::views::View;
 use crate::store::{Store, StoreError, layer};
 
 fn view(store: &Store, image: &Image) -> Result<View, ExportError> {

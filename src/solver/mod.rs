@@ -17,7 +17,8 @@ use crate::diagnostic::Span;
 use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, VertexId};
 use crate::llb::{Definition, Op, Vertex};
 use crate::progress::{Progress, Step};
-use crate::store::layers::{Layer, Scratch, View};
+use crate::store::layers::Layer;
+use crate::store::views::{Scratch, View};
 use crate::store::{Lease, Store, StoreError};
 
 mod cancel;

@@ -13,8 +13,8 @@ use crate::llb::{CacheSharing, CopyAction, CopySource, ExecOp, Mount, MountKind}
 use crate::root;
 use crate::runtime::{self, MountSource, SandboxMount};
 use crate::solver::copy;
-use crate::store::layers::Scratch;
 use crate::store::lease::FileLock;
+use crate::store::views::Scratch;
 
 /// The mounts of a step, and what must live as long as they do.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use super::lease::Lease;
-use super::{Store, StoreError, StoreError::Archive, compress, images, layers};
+use super::{Store, StoreError, StoreError::Archive, compress, images, layer_blobs};
 use crate::digest::{BlobDigest, DiffId, Digest, Hasher, ImageId};
 use crate::image::{
     CONFIG_LIMIT, Descriptor, Document, History, INDEX_LIMIT, Index, MANIFEST_LIMIT, Manifest,
@@ -241,7 +241,7 @@ impl Store {
             self.unpack_blob(blob, *diff_id, lease)?;
             self.remember_layer_blob(
                 *diff_id,
-                layers::format_of_media_type(layer.media_type.as_ref()),
+                layer_blobs::format_of_media_type(layer.media_type.as_ref()),
                 blob,
                 layer.size,
             )?;
@@ -272,7 +272,7 @@ impl Store {
             for (name, diff_id) in entry.layers.iter().zip(&parsed.rootfs.diff_ids) {
                 let (blob, size) = members.blob(name).ok_or_else(|| lacks(name))?;
                 self.unpack_blob(blob, *diff_id, lease)?;
-                let compression = layers::format_of_blob(self.open_blob(blob)?.0)
+                let compression = layer_blobs::format_of_blob(self.open_blob(blob)?.0)
                     .map_err(StoreError::io("read", self.path()))?;
                 self.remember_layer_blob(*diff_id, compression, blob, size)?;
             }

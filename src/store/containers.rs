@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use rusqlite::params;
 
-use super::layers::Scratch;
 use super::lease::FileLock;
+use super::views::Scratch;
 use super::{Store, StoreError};
 use crate::digest::ImageId;
 

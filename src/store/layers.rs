@@ -6,14 +6,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::database::Json;
-use super::layer::overlay::{self, LayerRef};
 use super::lease::Lease;
+use super::views::{Scratch, View};
 use super::{Store, StoreError, compress, layer};
 use crate::digest::{BlobDigest, ContentDigest, DiffId, LayerIdentity};
 
@@ -29,6 +29,16 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The directories that it only implies, as the overlay wants to be told.
+    pub(super) fn implied(&self) -> &[String] {
+        &self.implied
+    }
+
+    /// Its directory in the store.
+    pub(super) fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Whether it holds nothing at all.
     pub fn is_empty(&self) -> bool {
         self.entries == 0
@@ -45,76 +55,7 @@ pub(super) struct NewLayer {
     pub implied: Vec<String>,
 }
 
-/// A mounted tree, attached nowhere: it ends with the handle.
-#[derive(Debug)]
-pub struct View {
-    mount: OwnedFd,
-    /// What the mount needed besides the layers. Removed after the mount has gone.
-    folder: tempfile::TempDir,
-}
-
-impl View {
-    /// The mount itself, and what must outlive it.
-    pub fn into_parts(self) -> (OwnedFd, tempfile::TempDir) {
-        (self.mount, self.folder)
-    }
-}
-
-impl AsFd for View {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
-    }
-}
-
-/// A directory that becomes a layer: an overlay's upper and work directory, side by side.
-#[derive(Debug)]
-pub struct Scratch {
-    folder: tempfile::TempDir,
-}
-
-impl Scratch {
-    /// A directory of this very name.
-    pub(super) fn at(place: &Path, name: &str) -> Result<Self, StoreError> {
-        let failed = || StoreError::io("create a directory in", place);
-        let mut builder = tempfile::Builder::new();
-        let folder = builder.prefix(name).rand_bytes(0).tempdir_in(place).map_err(failed())?;
-        Self { folder }.filled()
-    }
-
-    fn filled(self) -> Result<Self, StoreError> {
-        for path in [self.upper(), self.work()] {
-            std::fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
-            // The root directory of an image is 0755 unless a layer says otherwise.
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .map_err(StoreError::io("create", &path))?;
-        }
-        Ok(self)
-    }
-
-    /// Leaves the directory where it is.
-    pub(super) fn keep(self) {
-        let _ = self.folder.keep();
-    }
-
-    /// The directory that becomes the layer's `fs`.
-    pub fn upper(&self) -> PathBuf {
-        self.folder.path().join("fs")
-    }
-
-    fn work(&self) -> PathBuf {
-        self.folder.path().join("work")
-    }
-}
-
 impl Store {
-    /// A new empty directory for a layer in the making.
-    ///
-    /// # Errors
-    /// What the file system gives.
-    pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        Scratch { folder: self.temporary()? }.filled()
-    }
-
     /// Finds all of these layers, and leases them in the same transaction; or tells which are not
     /// on this disk.
     ///
@@ -319,7 +260,7 @@ impl Store {
             if place.exists() {
                 self.remove_tree(&place)?;
             }
-            let from = scratch.folder.keep();
+            let from = scratch.into_folder();
             if let Err(error) = std::fs::rename(&from, &place) {
                 let _ = self.remove_tree(&from);
                 return Err(StoreError::io("move a layer to", &place)(error));
@@ -335,44 +276,6 @@ impl Store {
                 implied: new.implied.clone(),
             })
         })
-    }
-
-    /// The tree that these layers make, lowest first, read-only: a mount that is attached nowhere
-    /// and ends with the handle.
-    ///
-    /// # Errors
-    /// What mount gives.
-    pub fn view(&self, layers: &[Layer]) -> Result<View, StoreError> {
-        self.mount(layers, None)
-    }
-
-    /// As [`Store::view`], writable; what is written goes into `scratch`.
-    ///
-    /// # Errors
-    /// What mount gives.
-    pub fn writable_view(&self, layers: &[Layer], scratch: &Scratch) -> Result<View, StoreError> {
-        self.mount(layers, Some(scratch))
-    }
-
-    fn mount(&self, layers: &[Layer], scratch: Option<&Scratch>) -> Result<View, StoreError> {
-        let folders: Vec<(PathBuf, &Layer)> = layers
-            .iter()
-            .filter(|layer| !layer.is_empty())
-            .map(|layer| (self.layer_folder(layer.number).join("fs"), layer))
-            .collect();
-        let below: Vec<LayerRef<'_>> =
-            folders.iter().map(|(fs, layer)| LayerRef { fs, implied: &layer.implied }).collect();
-        let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
-        let upper = paths.as_ref().map(|(upper, work)| overlay::Upper { upper, work });
-        let folder = self.temporary()?;
-        let options = overlay::Options {
-            marks: self.marks(),
-            scratch: folder.path(),
-            volatile: true,
-            api: overlay::Api::Auto,
-        };
-        let mount = overlay::mount(&below, upper, &options).map_err(StoreError::Mount)?;
-        Ok(View { mount, folder })
     }
 
     /// Writes a layer's tar stream again and checks that it is the same one. One that a step made and
@@ -401,49 +304,6 @@ impl Store {
             )?)
         })?;
         Ok(())
-    }
-
-    /// The blob that holds a layer compressed that way, if one is here.
-    ///
-    /// # Errors
-    /// What the database gives.
-    pub fn layer_blob(
-        &self,
-        diff_id: DiffId,
-        compression: &str,
-    ) -> Result<Option<(BlobDigest, u64)>, StoreError> {
-        let found = self.read(|db| {
-            db.query_row(
-                "SELECT blob, size FROM layer_blob WHERE diff_id = ? AND compression = ?",
-                params![diff_id, compression],
-                |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)),
-            )
-            .optional()
-        })?;
-        match found {
-            Some((blob, size)) if self.claim_blob(blob)? => Ok(Some((blob, size))),
-            _ => Ok(None),
-        }
-    }
-
-    /// Remembers which blob holds a layer compressed that way.
-    ///
-    /// # Errors
-    /// What the database gives.
-    pub fn remember_layer_blob(
-        &self,
-        diff_id: DiffId,
-        compression: &str,
-        blob: BlobDigest,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        self.write(|tx| {
-            tx.execute(
-                "INSERT OR REPLACE INTO layer_blob (diff_id, compression, blob, size) VALUES (?, ?, ?, ?)",
-                params![diff_id, compression, blob, size as i64],
-            )?;
-            Ok(())
-        })
     }
 
     /// Makes the files of these layers, and of all others written since, outlive a power cut.
@@ -561,44 +421,4 @@ impl Store {
         })
         .map(Option::unwrap_or_default)
     }
-}
-
-/// The names under which [`Store::layer_blob`] knows blobs that came from outside.
-pub const FOREIGN_FORMATS: [&str; 3] = ["gzip", "zstd", "none"];
-
-/// The name of a layer blob's compression, by the media type of its descriptor.
-pub fn format_of_media_type(media_type: &str) -> &'static str {
-    if media_type.ends_with("gzip") {
-        "gzip"
-    } else if media_type.ends_with("zstd") {
-        "zstd"
-    } else {
-        "none"
-    }
-}
-
-/// The media type of a layer blob that [`Store::layer_blob`] knows under this name: a foreign
-/// format's, or a compressor's version, which begins with the format's name.
-pub fn media_type(name: &str) -> &'static str {
-    if name.starts_with("gzip") {
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-    } else if name.starts_with("zstd") {
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-    } else {
-        "application/vnd.oci.image.layer.v1.tar"
-    }
-}
-
-/// The name of a blob's compression, by its first bytes.
-///
-/// # Errors
-/// What reading gives.
-pub fn format_of_blob(mut blob: impl Read) -> std::io::Result<&'static str> {
-    let mut start = [0; 4];
-    let length = blob.read(&mut start)?;
-    Ok(match start[..length] {
-        [0x1f, 0x8b, ..] => "gzip",
-        [0x28, 0xb5, 0x2f, 0xfd] => "zstd",
-        _ => "none",
-    })
 }

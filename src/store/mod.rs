@@ -32,12 +32,14 @@ pub mod containers;
 mod database;
 pub mod images;
 pub mod layer;
+pub mod layer_blobs;
 pub mod layers;
 pub mod lease;
 pub mod prune;
 mod reserve;
 mod session;
 mod sweep;
+pub mod views;
 
 pub use lease::Lease;
 

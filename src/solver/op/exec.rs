@@ -13,7 +13,7 @@ use crate::llb::{ExecOp, Network, Op};
 use crate::progress::{Step, Stream};
 use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Sandbox, Security, users};
 use crate::solver::{Cause, Solver, TAIL, Tail, Tree, Work, identity_of};
-use crate::store::layers::View;
+use crate::store::views::View;
 
 /// What BuildKit calls the machine that its steps run on.
 const HOSTNAME: &str = "buildkitsandbox";

@@ -1,0 +1,146 @@
+//! The Dockerfile and the ignore file that applies: from the person's own files, from an archive whose
+//! links shall show nothing of this machine, or from standard input.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use stave::cache::content::{Selector, Tree, list};
+use stave::diagnostic::SourceText;
+use stave::llb::{CopyAction, CopySource};
+use stave::pattern::Patterns;
+use stave::solver::copy;
+use stave::store::Store;
+
+use crate::failure::Failure;
+
+/// One byte more than the parser takes, so that it can tell what is too long.
+pub(super) const DOCKERFILE_LIMIT: u64 = (16 << 20) + 1;
+
+/// `inside` is where a file given with -f would be if it were relative to the context.
+fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot read the Dockerfile `{}`: {error}", file.display()));
+    if error.kind() == std::io::ErrorKind::NotFound {
+        match inside {
+            Some(inside) if inside.is_file() => {
+                failure.hint(format!("-f is relative to the working directory: pass -f {}", inside.display()))
+            }
+            Some(_) => failure,
+            None => failure.hint("pass -f FILE if it has another name or place"),
+        }
+    } else {
+        failure
+    }
+}
+
+fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::new(format!(
+            "the Dockerfile `{}` is not UTF-8 at byte {}",
+            file.display(),
+            error.utf8_error().valid_up_to()
+        ))
+    })
+}
+
+pub(super) fn read_dockerfile(file: &Path, inside: Option<&Path>) -> Result<SourceText, Failure> {
+    let bytes = std::fs::metadata(file)
+        .and_then(|metadata| {
+            if metadata.is_dir() {
+                return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
+            }
+            let mut bytes = Vec::new();
+            std::fs::File::open(file)?.take(DOCKERFILE_LIMIT).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })
+        .map_err(|error| unreadable(file, inside, &error))?;
+    Ok(SourceText::new(file.display().to_string(), text_of(file, bytes)?))
+}
+
+/// The Dockerfile of a context that came as an archive, and its `.dockerignore`. Whoever made the
+/// archive may have put links there: they are followed inside it only.
+pub(super) fn archived_files(
+    folder: &Path,
+    file: Option<&Path>,
+) -> Result<(SourceText, Option<SourceText>), Failure> {
+    let root = stave::root::open_ambient_dir(folder)?;
+    let read = |file: &Path| stave::root::read(&root, file, DOCKERFILE_LIMIT);
+    let found = match file {
+        Some(file) => read(file).map(|bytes| (file, bytes)),
+        None => {
+            let lower = Path::new("dockerfile");
+            let upper = Path::new("Dockerfile");
+            read(upper).map(|bytes| (upper, bytes)).or_else(|error| {
+                let missing = error.kind() == std::io::ErrorKind::NotFound;
+                read(lower).map(|bytes| (lower, bytes)).map_err(|other| if missing { other } else { error })
+            })
+        }
+    };
+    let (file, bytes) =
+        found.map_err(|error| unreadable(file.unwrap_or(Path::new("Dockerfile")), None, &error))?;
+    let dockerfile = SourceText::new(file.display().to_string(), text_of(file, bytes)?);
+    let own = format!("{}.dockerignore", file.display());
+    for name in [own.as_str(), ".dockerignore"] {
+        if let Ok(bytes) = read(Path::new(name)) {
+            let text = text_of(Path::new(name), bytes)?;
+            return Ok((dockerfile, Some(SourceText::new(name, text))));
+        }
+    }
+    Ok((dockerfile, None))
+}
+
+/// `NAME.dockerignore` beside the Dockerfile, or else `.dockerignore` of the context.
+pub(super) fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<Option<SourceText>, Failure> {
+    let own = dockerfile.map(|file| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    let mut candidates: Vec<PathBuf> = own.into_iter().collect();
+    candidates.push(context.join(".dockerignore"));
+    for file in candidates {
+        if file.is_file() {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
+            return Ok(Some(SourceText::new(file.display().to_string(), text)));
+        }
+    }
+    Ok(None)
+}
+
+/// Standard input as a context: an archive is unpacked into `folder`; anything else is a Dockerfile,
+/// which is given.
+pub(super) fn read_context(store: &Store, folder: &Path) -> Result<Option<String>, Failure> {
+    // The copier that unpacks for ADD decides what an archive is, and copies what is none.
+    const NAME: &str = ".standard-input";
+    let received = store.temporary()?;
+    let mut file = std::fs::File::create(received.path().join(NAME))?;
+    std::io::copy(&mut std::io::stdin(), &mut file)?;
+    drop(file);
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(error);
+    let tree = Tree::local(stave::root::open_ambient_dir(received.path())?, Patterns::default());
+    let listing = list(&tree, &Selector::path(NAME)).map_err(|error| failed(&error))?;
+    let action = CopyAction {
+        from: CopySource::Tree { input: 0, path: NAME.to_owned(), optional: false },
+        destination: "/".to_owned(),
+        owner: None,
+        mode: None,
+        excludes: Vec::new(),
+        parents: false,
+        unpack: true,
+    };
+    // Whoever owns a context's files, in the build they are root's.
+    let spec = copy::Spec::of(&action, Some((0, 0))).map_err(|error| failed(&error))?;
+    let target = stave::root::open_ambient_dir(folder)?;
+    copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
+        .map_err(|error| failed(&error))?;
+    match stave::root::read(&target, NAME, DOCKERFILE_LIMIT) {
+        Ok(bytes) => {
+            std::fs::remove_file(folder.join(NAME))?;
+            String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| Failure::new("standard input is neither a tar archive nor a Dockerfile"))
+        }
+        Err(_) => Ok(None),
+    }
+}

@@ -1,0 +1,135 @@
+//! Values of flags: `NAME=VALUE` pairs, hosts, secrets, contexts.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use stave::exporter::output::split_csv;
+use stave::parser::NamedContext;
+use stave::reference::Reference;
+
+use crate::failure::Failure;
+
+pub(super) fn split(text: &str) -> (String, String) {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    (name.to_owned(), value.to_owned())
+}
+
+pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err(Failure::usage(format!("{flag} `{text}`: expected NAME=VALUE"))),
+    }
+}
+
+/// The last of equal names counts; one without a value has that of the environment, or none.
+pub(super) fn build_args(texts: &[String]) -> BTreeMap<String, Option<String>> {
+    let mut args = BTreeMap::new();
+    for text in texts {
+        match text.split_once('=') {
+            Some((name, value)) => {
+                args.insert(name.to_owned(), Some(value.to_owned()));
+            }
+            None => {
+                if let Ok(value) = std::env::var(text) {
+                    args.insert(text.clone(), Some(value));
+                }
+            }
+        }
+    }
+    args
+}
+
+pub(super) fn named_context(
+    name: &str,
+    value: &str,
+    contexts: &mut BTreeMap<String, PathBuf>,
+) -> Result<NamedContext, Failure> {
+    if let Some(image) = value.strip_prefix("docker-image://") {
+        return Ok(NamedContext::Image(Reference::parse(image)?));
+    }
+    if value.contains("://") {
+        return Err(Failure::usage(format!(
+            "--build-context `{name}={value}`: only directories and docker-image:// are supported yet"
+        )));
+    }
+    let folder = PathBuf::from(value);
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("the build context `{name}` is no directory: `{value}`")));
+    }
+    let key = format!("named:{name}");
+    contexts.insert(key.clone(), folder);
+    Ok(NamedContext::Local { name: key })
+}
+
+pub fn extra_host(text: &str) -> Result<(String, IpAddr), Failure> {
+    let wrong = || Failure::usage(format!("--add-host `{text}`: expected HOST:IP"));
+    let (name, address) = text.split_once([':', '=']).ok_or_else(wrong)?;
+    let address = if address == "host-gateway" { "127.0.0.1" } else { address.trim_matches(['[', ']']) };
+    let fine = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+    match address.parse() {
+        Ok(address) if fine => Ok((name.to_owned(), address)),
+        _ => Err(wrong()),
+    }
+}
+
+/// `id=NAME,src=FILE`, `id=NAME,env=VARIABLE`; with neither, a variable or a file of that name.
+pub(super) fn secret(text: &str) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
+    for field in split_csv(text) {
+        let (name, value) = field.split_once('=').unwrap_or((&field, ""));
+        let place = match name.trim() {
+            "id" => &mut id,
+            "src" | "source" => &mut source,
+            "env" => &mut variable,
+            "type" => &mut kind,
+            other => {
+                return Err(Failure::usage(format!("--secret `{text}`: unknown field `{other}`"))
+                    .hint("expected id, src, env or type"));
+            }
+        };
+        *place = Some(value.to_owned());
+    }
+    let id = id.or_else(|| {
+        source.as_ref().and_then(|path| Some(Path::new(path).file_name()?.to_string_lossy().into_owned()))
+    });
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Failure::usage(format!("--secret `{text}`: id= is missing")))?;
+    match kind.as_deref() {
+        None | Some("file" | "env") => {}
+        Some(other) => return Err(Failure::usage(format!("--secret `{text}`: unknown type `{other}`"))),
+    }
+    if source.is_none() && variable.is_none() {
+        if kind.as_deref() == Some("env") || (kind.is_none() && std::env::var_os(&id).is_some()) {
+            variable = Some(id.clone());
+        } else {
+            source = Some(id.clone());
+        }
+    }
+    if kind.as_deref() == Some("env") && variable.is_none() {
+        variable = source.take();
+    }
+    if let Some(variable) = variable {
+        use std::os::unix::ffi::OsStringExt;
+        return Ok(std::env::var_os(&variable).map(|value| (id, value.into_vec())));
+    }
+    let path = PathBuf::from(source.unwrap_or_default());
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot read the secret `{id}` from `{}`: {error}", path.display()))
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(SECRET_LIMIT + 1).read_to_end(&mut bytes))
+        .map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > SECRET_LIMIT {
+        return Err(failed(&"it is longer than 500 KiB"));
+    }
+    Ok(Some((id, bytes)))
+}
+
+/// BuildKit's limit.
+const SECRET_LIMIT: u64 = 500 << 10;
