@@ -60,7 +60,8 @@ pub(super) fn named_context(
     if !folder.is_dir() {
         return Err(Failure::new(format!("the build context `{name}` is no directory: `{value}`")));
     }
-    let key = format!("named:{name}");
+    // The name is what the step is called; the main context has `context` already.
+    let key = if name == "context" { "context (named)".to_owned() } else { name.to_owned() };
     contexts.insert(key.clone(), folder);
     Ok(NamedContext::Local { name: key })
 }
