@@ -65,9 +65,11 @@ impl BuildOptions {
 /// What stands in for an image or a stage (`--build-context`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A directory; `name` is that of the graph's source.
+    /// A directory; `name` is that of the graph's source, `excludes` are the patterns of its own
+    /// `.dockerignore`.
     Local {
         name: String,
+        excludes: Vec<String>,
     },
     Image(Reference),
 }

@@ -51,7 +51,10 @@ pub enum StageBase {
     Stage(usize),
     Image(Reference),
     /// A directory, by the name of the graph's source.
-    Local(String),
+    Local {
+        name: String,
+        excludes: Vec<String>,
+    },
 }
 
 /// An instruction of a stage.
@@ -413,7 +416,9 @@ enum Visit {
 
 fn base_of(context: &NamedContext) -> StageBase {
     match context {
-        NamedContext::Local { name } => StageBase::Local(name.clone()),
+        NamedContext::Local { name, excludes } => {
+            StageBase::Local { name: name.clone(), excludes: excludes.clone() }
+        }
         NamedContext::Image(reference) => StageBase::Image(reference.clone()),
     }
 }

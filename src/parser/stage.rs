@@ -412,8 +412,8 @@ pub(crate) fn source_of(
     match base {
         StageBase::Stage(_) => None,
         StageBase::Scratch => Some((SourceOp::Scratch, String::new())),
-        StageBase::Local(name) => {
-            let source = SourceOp::Local { name: name.clone(), excludes: Vec::new() };
+        StageBase::Local { name, excludes } => {
+            let source = SourceOp::Local { name: name.clone(), excludes: excludes.clone() };
             Some((source, format!("[context {name}] load from client")))
         }
         StageBase::Image(reference) => {

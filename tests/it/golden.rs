@@ -160,7 +160,7 @@ fn options(args: &Path) -> BuildOptions {
             "--build-context" => {
                 let context = match pair().1.strip_prefix("docker-image://") {
                     Some(image) => NamedContext::Image(Reference::parse(image).unwrap()),
-                    None => NamedContext::Local { name: pair().0.to_owned() },
+                    None => NamedContext::Local { name: pair().0.to_owned(), excludes: Vec::new() },
                 };
                 options.named_contexts.insert(pair().0.to_owned(), context);
             }

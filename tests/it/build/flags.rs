@@ -38,6 +38,17 @@ fn build_context() {
 }
 
 #[test]
+fn a_named_context_has_an_ignore_file_of_its_own() {
+    let Some(store) = Store::with_base() else { return };
+    let other = context("", &[("a", "kept"), ("b", "hidden"), (".dockerignore", "b\n")]);
+    let main = context("FROM busybox\nCOPY --from=other . /o/\nCOPY b /b\n", &[("b", "of the main one")]);
+    let image =
+        store.build_exported(&main, &["--build-context", &format!("other={}", other.path().display())]);
+    assert_eq!((image.text("o/a").as_str(), image.text("b").as_str()), ("kept", "of the main one"));
+    assert!(!image.files().contains_key("o/b"));
+}
+
+#[test]
 fn label() {
     let Some(store) = Store::with_base() else { return };
     let context = context("FROM busybox\nLABEL a=file b=file\n", &[]);

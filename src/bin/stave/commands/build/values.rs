@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use stave::exporter::output::split_csv;
 use stave::parser::NamedContext;
+use stave::parser::ignore::ignore;
 use stave::reference::Reference;
 
+use super::dockerfile::ignore_file;
 use crate::failure::Failure;
 
 pub(super) fn split(text: &str) -> (String, String) {
@@ -62,8 +64,16 @@ pub(super) fn named_context(
     }
     // The name is what the step is called; the main context has `context` already.
     let key = if name == "context" { "context (named)".to_owned() } else { name.to_owned() };
+    let excludes = match ignore_file(&folder, None)? {
+        Some(file) => ignore(&file)
+            .map_err(|finding| Failure::from_diagnostics(&[finding]))?
+            .into_iter()
+            .map(|one| one.pattern)
+            .collect(),
+        None => Vec::new(),
+    };
     contexts.insert(key.clone(), folder);
-    Ok(NamedContext::Local { name: key })
+    Ok(NamedContext::Local { name: key, excludes })
 }
 
 pub fn extra_host(text: &str) -> Result<(String, IpAddr), Failure> {
