@@ -268,6 +268,13 @@ fn paths_of_a_dockerfile_stay_inside() {
         ("S53", "FROM base\nWORKDIR /proc/self/fd/7\nRUN cat ../../../../../canary/file\n".to_owned(), false),
         ("S53", format!("FROM base\nRUN ln -s {folder} /w\nWORKDIR /w/made\nRUN touch here\n"), true),
         ("S54", format!("FROM base\nRUN ln -s {folder} /v\nVOLUME /v\nRUN touch /v/x || true\n"), true),
+        (
+            "S74",
+            format!(
+                "FROM base\nRUN ln -s {folder} /v\nRUN --mount=type=tmpfs,target=/v/made touch /v/made/x\n"
+            ),
+            true,
+        ),
     ] {
         fs::write(Path::new(&context).join("Dockerfile"), &dockerfile).unwrap();
         let output = rig.run(&["build", "--progress=plain", &context]);
@@ -475,10 +482,39 @@ fn sandboxes_of_hostile_images_hold() {
         "dd if=/dev/zero of=/proc/1/exe bs=1 count=1",
         "mknod /d b 8 0 && dd if=/d of=/dev/null count=1",
         "ls /proc/self/fd/3",
+        // S77: a user namespace would give back every capability.
+        "/bin/busybox unshare -U true",
     ] {
         let output = rig.run(&["run", "--rm", "base", "sh", "-c", script]);
         assert!(!output.status.success(), "{script}: {}", said(&output));
     }
     assert!(fs::read(super::reliability::rig::STAVE).unwrap() == program);
     assert!(fs::metadata(super::reliability::rig::STAVE).unwrap().permissions().mode() & 0o111 != 0);
+}
+
+/// S78: nothing of ours listens on a socket that a step on the host's network could reach.
+#[test]
+fn nothing_listens_for_steps() {
+    let Some(rig) = rig() else { return };
+    rig.build("FROM base\nRUN ! grep -i stave /proc/net/unix\n");
+}
+
+/// S55: what an image says of its history is no record of ours.
+#[test]
+fn a_foreign_image_is_no_cache() {
+    let Some(rig) = rig() else { return };
+    let dockerfile = "FROM base\nRUN echo ours > /mark\n";
+    let context = rig.context("history", dockerfile);
+    rig.ok(&["build", "-q", "-t", "ours", &context]);
+    let archive = rig.path("history.tar");
+    rig.ok(&["save", "-o", archive.to_str().unwrap(), "ours"]);
+    // The same image in another store, with the same base: the step is not known there and runs.
+    let Some(other) = self::rig() else { return };
+    other.ok(&["load", "-i", archive.to_str().unwrap()]);
+    let context = other.context("history", dockerfile);
+    let log = said(&other.run(&["build", "--progress=plain", &context]));
+    let step = log.lines().find(|line| line.contains("] RUN echo ours")).expect(&log);
+    let number = step.split(' ').next().unwrap();
+    assert!(log.contains(&format!("{number} DONE")), "{log}");
+    assert!(!log.contains(&format!("{number} CACHED")), "{log}");
 }
