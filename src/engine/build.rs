@@ -9,7 +9,6 @@ use crate::cache::content::ContentError;
 use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
 use crate::exporter::{self, ExportError, Image, ImageLayer};
 use crate::image::History;
-use crate::llb::{CopyAction, CopySource};
 use crate::parser::ignore::IgnorePattern;
 use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
@@ -124,18 +123,9 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// What reading the layers and writing give.
     pub fn export_folder(&self, image: &Image, folder: &Path) -> Result<(), ExportError> {
-        let action = CopyAction {
-            from: CopySource::Tree { input: 0, path: "/".to_owned(), optional: false },
-            destination: "/".to_owned(),
-            owner: None,
-            mode: None,
-            excludes: Vec::new(),
-            parents: false,
-            unpack: false,
-        };
         exporter::tree::write_folder(self.store, image, folder, |tree, listing, target| {
             let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-            let spec = copy::Spec::of(&action, Some(owner)).map_err(|error| chain(&error))?;
+            let spec = copy::Spec { owner: Some(owner), ..copy::Spec::to("/") };
             copy::copy(copy::Source::Tree { tree, listing }, target, &spec).map_err(|error| chain(&error))
         })
     }

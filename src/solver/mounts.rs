@@ -1,6 +1,6 @@
 //! What RUN mounts: parts of other trees, caches that outlive the step, memory, secrets.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Gid, Mode, Uid};
@@ -9,7 +9,7 @@ use super::{Cause, ChainLayer, Solver, Tree, identity_of};
 use crate::cache::KeyBuilder;
 use crate::cache::content::{self, Selector};
 use crate::digest::{Digest, Hasher};
-use crate::llb::{CacheSharing, CopyAction, CopySource, ExecOp, Mount, MountKind};
+use crate::llb::{CacheSharing, ExecOp, Mount, MountKind};
 use crate::root;
 use crate::runtime::{self, MountSource, SandboxMount};
 use crate::solver::copy;
@@ -139,16 +139,11 @@ impl Solver<'_> {
         let scratch = store.scratch()?;
         let root =
             root::open_ambient_dir(scratch.upper()).map_err(|error| Cause::Io("open a layer", error))?;
-        let action = CopyAction {
-            from: CopySource::Tree { input: 0, path: source.to_owned(), optional: false },
-            destination: "/bound".to_owned(),
-            owner: None,
-            mode: None,
-            excludes: Vec::new(),
-            parents: false,
-            unpack: false,
-        };
-        self.place(copy::Source::Tree { tree: local.tree(), listing: &listing }, &root, &action, None)?;
+        copy::copy(
+            copy::Source::Tree { tree: local.tree(), listing: &listing },
+            root.as_fd(),
+            &copy::Spec::to("/bound"),
+        )?;
         let (identity, layer) = self.keep(scratch, &[])?;
         let record = crate::cache::Record { layer: identity, diff_id: layer.diff_id, created: store.now() };
         self.cache.remember_action(key, "load build context", &inputs, &record)?;
@@ -210,35 +205,21 @@ impl Solver<'_> {
         let made = store.temporary()?;
         let handle = root::open_ambient_dir(made.path()).map_err(failed)?;
         if let Some((tree, source)) = from {
-            let action = CopyAction {
-                from: CopySource::Tree { input: 0, path: source.to_owned(), optional: false },
-                destination: "/".to_owned(),
-                owner: None,
-                mode: None,
-                excludes: Vec::new(),
-                parents: false,
-                unpack: false,
-            };
+            let spec = copy::Spec::to("/");
             match tree {
                 Tree::Local(local) => {
                     let (listing, _) = local.select(&Selector::path(source))?;
-                    self.place(
+                    copy::copy(
                         copy::Source::Tree { tree: local.tree(), listing: &listing },
-                        &handle,
-                        &action,
-                        None,
+                        handle.as_fd(),
+                        &spec,
                     )?;
                 }
                 Tree::Layers(layers) => {
                     let (view, _folder) = store.view(&self.on_disk(layers)?)?.into_parts();
                     let view = content::Tree::snapshot(view);
                     let listing = content::list(&view, &Selector::path(source))?;
-                    self.place(
-                        copy::Source::Tree { tree: &view, listing: &listing },
-                        &handle,
-                        &action,
-                        None,
-                    )?;
+                    copy::copy(copy::Source::Tree { tree: &view, listing: &listing }, handle.as_fd(), &spec)?;
                 }
             }
         }

@@ -63,19 +63,30 @@ pub struct Spec {
 pub const UNPACK_LIMIT: u64 = 256 << 30;
 
 impl Spec {
+    /// To `destination`, everything as it is.
+    pub fn to(destination: impl Into<String>) -> Self {
+        Self {
+            destination: destination.into(),
+            owner: None,
+            mode: None,
+            unpack: false,
+            parents: false,
+            time: None,
+            unpack_limit: UNPACK_LIMIT,
+        }
+    }
+
     /// What `action` says; `owner` is its owner, looked up.
     ///
     /// # Errors
     /// [`ModeError`] if its mode is none.
     pub fn of(action: &CopyAction, owner: Option<(u32, u32)>) -> Result<Self, ModeError> {
         Ok(Self {
-            destination: action.destination.clone(),
             owner,
             mode: action.mode.as_deref().map(Chmod::parse).transpose()?,
             unpack: action.unpack,
             parents: action.parents,
-            time: None,
-            unpack_limit: UNPACK_LIMIT,
+            ..Self::to(&action.destination)
         })
     }
 }

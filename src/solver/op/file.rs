@@ -123,7 +123,7 @@ impl Solver<'_> {
         Ok(())
     }
 
-    pub(in crate::solver) fn place(
+    fn place(
         &self,
         source: copy::Source<'_>,
         root: &impl AsFd,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use stave::cache::content::{Selector, Tree, list};
 use stave::diagnostic::SourceText;
-use stave::llb::{CopyAction, CopySource};
 use stave::pattern::Patterns;
 use stave::solver::copy;
 use stave::store::Store;
@@ -120,17 +119,8 @@ pub(super) fn read_context(store: &Store, folder: &Path) -> Result<Option<String
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(error);
     let tree = Tree::local(stave::root::open_ambient_dir(received.path())?, Patterns::default());
     let listing = list(&tree, &Selector::path(NAME)).map_err(|error| failed(&error))?;
-    let action = CopyAction {
-        from: CopySource::Tree { input: 0, path: NAME.to_owned(), optional: false },
-        destination: "/".to_owned(),
-        owner: None,
-        mode: None,
-        excludes: Vec::new(),
-        parents: false,
-        unpack: true,
-    };
     // Whoever owns a context's files, in the build they are root's.
-    let spec = copy::Spec::of(&action, Some((0, 0))).map_err(|error| failed(&error))?;
+    let spec = copy::Spec { owner: Some((0, 0)), unpack: true, ..copy::Spec::to("/") };
     let target = stave::root::open_ambient_dir(folder)?;
     copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
         .map_err(|error| failed(&error))?;
