@@ -79,10 +79,16 @@ pub enum Severity {
     Warning,
 }
 
+/// The name of a rule. Findings refer to it, so that errors stay small enough to be returned by value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code(pub &'static str);
+
 /// One finding: what is wrong, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
+    /// The rule that found it, if one did.
+    pub code: Option<&'static Code>,
     pub message: String,
     pub source: Option<SourceText>,
     /// The words in question, with what to say at them (may be empty). The first is the main one.
@@ -95,6 +101,7 @@ impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
+            code: None,
             message: message.into(),
             source: None,
             labels: Vec::new(),
@@ -138,7 +145,10 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = level.primary_title(printable(&self.message));
+        let mut title = level.primary_title(printable(&self.message));
+        if let Some(code) = &self.code {
+            title = title.id(code.0);
+        }
         let group = match &self.source {
             Some(source) if !self.labels.is_empty() => {
                 let mut snippet = Snippet::source(source.text().to_owned()).path(source.name().to_owned());

@@ -3,13 +3,16 @@
 //!
 //! The two languages differ. [`Patterns`] are moby's: an ordered list with `!` lines, where a
 //! pattern that matches a directory holds for all below it and the last match decides. [`Step`]s are
-//! Go's `filepath.Match`, a path component at a time, with `**` for any number of directories.
+//! Go's `filepath.Match`, a path component at a time; where [`DoubleStar`] says so with `**` for any
+//! number of directories.
 //!
 //! Matching keeps the set of places in the pattern where the text may stand, so its cost is bounded
-//! by their product whatever the pattern says; there is no backtracking to blow up. Paths are bytes:
+//! by their product whatever the pattern says; there is no backtracking to blow up, in the few
+//! patterns either that are read as regular expressions. Paths are bytes:
 //! names need not be UTF-8. A byte that belongs to no character counts as one.
 
 mod glob;
+mod regular;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +55,7 @@ enum Form {
     Prefix(String),
     Suffix(String),
     Glob(Glob),
+    Regular(regex::bytes::Regex),
 }
 
 /// Which patterns matched a directory: what is below it need not ask again. Begin with
@@ -175,6 +179,9 @@ impl Form {
         {
             return Some(Self::Prefix(start.to_owned()));
         }
+        if regular::is_odd(pattern) {
+            return regular::compile(pattern).map(Self::Regular);
+        }
         Glob::compile(pattern, Span::Deep).map(Self::Glob)
     }
 
@@ -187,6 +194,7 @@ impl Form {
                     || end.strip_prefix('/').is_some_and(|name| path == name.as_bytes())
             }
             Self::Glob(glob) => glob.matches(path),
+            Self::Regular(expression) => expression.is_match(path),
         }
     }
 
@@ -197,7 +205,7 @@ impl Form {
             Self::Exact(text) => path.starts_with(text.as_bytes()) && path.get(text.len()) == Some(&b'/'),
             // Whatever has the prefix in a directory's name has it in its own.
             Self::Prefix(_) => false,
-            Self::Suffix(_) => {
+            Self::Suffix(_) | Self::Regular(_) => {
                 path.iter().enumerate().any(|(at, byte)| *byte == b'/' && self.matches(&path[..at]))
             }
         }
@@ -208,7 +216,7 @@ impl Form {
         match self {
             Self::Exact(text) => below(text.as_bytes()),
             Self::Prefix(start) => directory.starts_with(start.as_bytes()) || below(start.as_bytes()),
-            Self::Suffix(_) => true,
+            Self::Suffix(_) | Self::Regular(_) => true,
             Self::Glob(glob) => glob.may_continue(&[directory, b"/"].concat()),
         }
     }
@@ -251,13 +259,23 @@ impl NamePattern {
     }
 }
 
+/// What `**` is as a component of a COPY source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoubleStar {
+    /// One name, as `*` is: Go's `filepath.Match` has no other star.
+    OneName,
+    /// Any number of directories, none included: with `--parents`, for whose sources BuildKit asks
+    /// moby's matcher.
+    AnyDepth,
+}
+
 /// Takes a COPY source apart. `path` is cleaned so that it stays below the root. Up to the first
 /// component with a wildcard names are taken as they are written; from there on all are patterns, in
 /// which `\` escapes.
 ///
 /// # Errors
 /// [`PatternError`] for a component that is no pattern.
-pub fn steps(path: &str) -> Result<Vec<Step>, PatternError> {
+pub fn steps(path: &str, double_star: DoubleStar) -> Result<Vec<Step>, PatternError> {
     if path.len() > LONGEST {
         return Err(PatternError::TooLong(LONGEST));
     }
@@ -267,7 +285,7 @@ pub fn steps(path: &str) -> Result<Vec<Step>, PatternError> {
     for part in cleaned.split('/').filter(|part| !part.is_empty()) {
         wild = wild || has_wildcard(part);
         steps.push(match part {
-            "**" => Step::Deep,
+            "**" if double_star == DoubleStar::AnyDepth => Step::Deep,
             part if wild => Step::Match(NamePattern::parse(part)?),
             part => Step::Name(part.to_owned()),
         });

@@ -38,6 +38,21 @@ pub enum Event {
     Canceled { step: StepId },
     /// Something that the person should know and that stops nothing.
     Warning { message: String },
+    /// A lint rule found something.
+    Finding(Finding),
+}
+
+/// What a lint rule found, as a log shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub rule: String,
+    pub message: String,
+    /// The file, as the person named it.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// Where to read more about the rule.
+    pub reference: String,
 }
 
 /// Where events go. Cheap to clone.
@@ -68,6 +83,11 @@ impl Progress {
     /// Tells something that stops nothing.
     pub fn warn(&self, message: impl Into<String>) {
         (self.sink)(Event::Warning { message: message.into() });
+    }
+
+    /// Tells what a lint rule found.
+    pub fn finding(&self, finding: Finding) {
+        (self.sink)(Event::Finding(finding));
     }
 }
 

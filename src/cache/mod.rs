@@ -13,6 +13,7 @@ use crate::digest::{ActionKey, ContentDigest, DiffId, Digest, Hasher, LayerIdent
 use crate::store::{Store, StoreError};
 
 pub mod content;
+pub mod remote;
 
 /// What a step was made from, by name, so that a later miss can be explained.
 pub type Inputs = BTreeMap<String, String>;

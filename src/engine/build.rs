@@ -1,22 +1,24 @@
 //! `build`: a Dockerfile and its contexts become an image.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-use crate::cache::content::ContentError;
-use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
-use crate::exporter::{self, ExportError, Image, ImageLayer};
+use crate::diagnostic::{Diagnostic, SourceText, nearest};
+use crate::digest::VertexId;
+use crate::exporter::{self, Image, ImageLayer};
 use crate::image::History;
-use crate::parser::ignore::IgnorePattern;
+use crate::llb::Definition;
 use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solver::{Cause, SolveError, Solver, copy};
+use crate::solver::{Cause, Solver, source};
 use crate::store::{Lease, StoreError};
 
 use super::Engine;
+use super::findings;
+use super::layout::Layout;
 use super::pull::{Layers, Policy, PullError, Remotes};
 
 /// What to build, and from what.
@@ -28,7 +30,19 @@ pub struct BuildRequest {
     /// Directories by name; the main one is `context`.
     pub contexts: BTreeMap<String, PathBuf>,
     pub options: BuildOptions,
+    /// What to build for, an image each, with one graph for all; none leaves it to `options`.
+    pub platforms: Vec<Platform>,
     pub secrets: BTreeMap<String, Vec<u8>>,
+    /// SSH agents by id, for steps that mount one.
+    pub agents: BTreeMap<String, crate::solver::ssh::Agent>,
+    /// Limits of steps that are no part of what a step is.
+    pub resources: crate::runtime::Resources,
+    /// Folders that describe devices, the first preferred.
+    pub device_folders: Vec<PathBuf>,
+    /// What fetching sources takes from the machine.
+    pub sources: source::Settings,
+    /// OCI layouts, by the names that stand for their images.
+    pub layouts: BTreeMap<Reference, Layout>,
     /// Ask registries for newer images.
     pub pull: bool,
     /// The host's `/etc/resolv.conf`.
@@ -39,10 +53,48 @@ pub struct BuildRequest {
     pub layers_needed: bool,
 }
 
-/// An image that was built. Its layers stay for as long as this lives.
+impl BuildRequest {
+    /// What each image is built for, none for what the options say; and whether an index is wanted.
+    /// `BUILDKIT_MULTI_PLATFORM` makes one of a single image too.
+    ///
+    /// # Errors
+    /// [`BuildError::Findings`] if that argument makes no sense.
+    pub fn targets(&self) -> Result<(Vec<Option<Platform>>, bool), BuildError> {
+        const SWITCH: &str = "BUILDKIT_MULTI_PLATFORM";
+        let mut platforms: Vec<Platform> = Vec::new();
+        for platform in &self.platforms {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
+        let several = platforms.len() > 1;
+        let wrong = |message: String| BuildError::Findings(vec![Diagnostic::error(message)]);
+        let given = self.options.build_args.get(SWITCH).and_then(Option::as_deref);
+        let indexed = match given.unwrap_or_default() {
+            "" => several,
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            "0" | "f" | "F" | "false" | "FALSE" | "False" if several => {
+                return Err(wrong(format!("`{SWITCH}` forbids to build for {} platforms", platforms.len())));
+            }
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            other => return Err(wrong(format!("`{SWITCH}={other}`: expected `true` or `false`"))),
+        };
+        match platforms.is_empty() {
+            true => Ok((vec![self.options.platform.clone()], indexed)),
+            false => Ok((platforms.into_iter().map(Some).collect(), indexed)),
+        }
+    }
+}
+
+/// Images that were built. Their layers stay for as long as this lives.
 #[derive(Debug)]
 pub struct Built<'a> {
-    pub image: Image,
+    /// One for each platform, in the order in which they were asked for.
+    pub images: Vec<Image>,
+    /// Whether they are to be one index, which one image can be too.
+    pub indexed: bool,
+    /// What `SOURCE_DATE_EPOCH` says.
+    pub epoch: Option<OffsetDateTime>,
     pub warnings: Vec<Diagnostic>,
     _lease: Lease<'a>,
 }
@@ -86,17 +138,50 @@ impl<'a> Engine<'a> {
         let dockerfile = self
             .read(&format!("load build definition from {}", request.dockerfile.name()), || {
                 parser::parse(&request.dockerfile)
-            })?;
+            })
+            .inspect_err(|_| drop(self.tell_findings(request, &request.options, &BTreeMap::new())))?;
         if let Some(ignore) = &request.ignore {
             excluded =
                 self.read("load .dockerignore", || parser::ignore::ignore(ignore).map_err(|one| vec![one]))?;
             options.excludes = excluded.iter().map(|one| one.pattern.clone()).collect();
         }
-        let remotes = Remotes::default();
-        let lowered = self.lower(&dockerfile, &options, &remotes, request.pull, &lease)?;
-        if !lowered.unused_build_args.is_empty() {
-            let names = lowered.unused_build_args.join(", ");
-            self.progress.warn(format!("no ARG declares these build arguments: {names}"));
+        let remotes = Remotes::with_layouts(request.layouts.clone());
+        let (platforms, indexed) = request.targets()?;
+        options.multi_platform = indexed;
+        let mut graph = Definition::new();
+        let mut all: Vec<Lowered> = Vec::with_capacity(platforms.len());
+        let mut found = BTreeMap::new();
+        let mut warnings: Vec<Diagnostic> = Vec::new();
+        let mut failed = None;
+        for platform in platforms {
+            options.platform = platform;
+            let lowered = self.lower(&dockerfile, &options, &mut found, &remotes, request.pull, &lease);
+            let mut lowered = match lowered {
+                Ok(lowered) => lowered,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
+            graph.absorb(std::mem::take(&mut lowered.definition));
+            for warning in std::mem::take(&mut lowered.warnings) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            all.push(lowered);
+        }
+        let report = self.tell_findings(request, &options, &found);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Some(failure) = report.failure() {
+            return Err(BuildError::Findings(vec![failure]));
+        }
+        for unused in all.first().iter().flat_map(|lowered| &lowered.unused_build_args) {
+            let advice = unused.near.as_ref().map(|near| format!(": did you mean `{near}`?"));
+            let advice = advice.unwrap_or_default();
+            self.progress.warn(format!("no ARG declares the build argument `{}`{advice}", unused.name));
         }
         let layers = Layers { engine: self, remotes: &remotes };
         let environment = crate::solver::Environment {
@@ -105,29 +190,44 @@ impl<'a> Engine<'a> {
             images: &layers,
             contexts: &request.contexts,
             secrets: &request.secrets,
+            agents: &request.agents,
+            resources: &request.resources,
+            device_folders: &request.device_folders,
             resolv_conf: &request.resolv_conf,
             cancel: &self.cancel,
+            fetcher: self.fetcher(&request.sources, &request.secrets),
             lease: &lease,
         };
         let solver = Solver::new(environment);
-        let solved = solver
-            .solve(&lowered.definition, &[lowered.target], request.layers_needed)
-            .map_err(|error| self.failed(request, &excluded, *error))?;
+        let targets: Vec<VertexId> = all.iter().map(|lowered| lowered.target).collect();
+        let solved = solver.solve(&graph, &targets, request.layers_needed).map_err(|error| {
+            let all = match &error.cause {
+                Cause::Content(_) => solver.missing_sources(&graph, &targets),
+                _ => Vec::new(),
+            };
+            findings::of(request, &excluded, *error, all)
+        })?;
         drop(solver);
-        let image = assemble(&lowered, &solved);
-        Ok(Built { image, warnings: lowered.warnings, _lease: lease })
+        let images = all.iter().map(|lowered| assemble(lowered, &solved)).collect();
+        let epoch = all.first().and_then(|lowered| lowered.epoch);
+        Ok(Built { images, indexed, epoch, warnings, _lease: lease })
     }
 
-    /// Writes the files of an image into a folder, as those of whoever runs this.
-    ///
-    /// # Errors
-    /// What reading the layers and writing give.
-    pub fn export_folder(&self, image: &Image, folder: &Path) -> Result<(), ExportError> {
-        exporter::tree::write_folder(self.store, image, folder, |tree, listing, target| {
-            let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-            let spec = copy::Spec { owner: Some(owner), ..copy::Spec::to("/") };
-            copy::copy(copy::Source::Tree { tree, listing }, target, &spec).map_err(|error| chain(&error))
-        })
+    /// What brings sources over the network here.
+    pub fn fetcher<'f>(
+        &'f self,
+        settings: &'f source::Settings,
+        secrets: &'f BTreeMap<String, Vec<u8>>,
+    ) -> source::Fetcher<'f> {
+        source::Fetcher {
+            store: self.store,
+            client: &self.registry,
+            runtime: &self.runtime,
+            progress: &self.progress,
+            cancel: &self.cancel,
+            secrets,
+            settings,
+        }
     }
 
     /// A step that reads something of the person's.
@@ -154,16 +254,17 @@ impl<'a> Engine<'a> {
         &self,
         dockerfile: &parser::Dockerfile,
         options: &BuildOptions,
+        images: &mut BTreeMap<(Reference, Platform), ResolvedImage>,
         remotes: &Remotes,
         pull: bool,
         lease: &Lease<'_>,
     ) -> Result<Lowered, BuildError> {
-        let mut images: BTreeMap<(Reference, Platform), ResolvedImage> = BTreeMap::new();
         loop {
-            let needs = match parser::lower(dockerfile, options, &images).map_err(BuildError::Findings)? {
+            let needs = match parser::lower(dockerfile, options, images).map_err(BuildError::Findings)? {
                 Lowering::Done(lowered) => return Ok(*lowered),
                 Lowering::Needs(needs) => needs,
             };
+            let mut missing = Vec::new();
             for need in needs {
                 let step = self.progress.step(format!("[internal] load metadata for {}", need.reference));
                 let policy = if pull { Policy::Always } else { Policy::Missing };
@@ -180,11 +281,17 @@ impl<'a> Engine<'a> {
                     Err(PullError::Canceled(_)) => return Err(BuildError::Canceled),
                     Err(error) => {
                         step.failed(&error);
-                        return Err(BuildError::Findings(vec![
-                            self.missing_image(dockerfile, &need, &error),
-                        ]));
+                        missing.push(self.missing_image(dockerfile, &need, &error));
+                        // A registry that knows one image not may know the next; one that could not
+                        // be reached is not waited for again.
+                        if !matches!(&error, PullError::Registry(error) if error.is_not_found()) {
+                            return Err(BuildError::Findings(missing));
+                        }
                     }
                 }
+            }
+            if !missing.is_empty() {
+                return Err(BuildError::Findings(missing));
             }
         }
     }
@@ -197,6 +304,9 @@ impl<'a> Engine<'a> {
     ) -> Diagnostic {
         let (source, stages) = (&dockerfile.source, &dockerfile.stages);
         let name = need.reference.familiar();
+        if let PullError::Layout { .. } = error {
+            return Diagnostic::error(chain(error)).at(source, need.span);
+        }
         let finding = Diagnostic::error(format!("cannot get the image `{name}`: {}", chain(error)))
             .at(source, need.span);
         if let PullError::Registry(error) = error
@@ -231,57 +341,6 @@ impl<'a> Engine<'a> {
             None => finding,
         }
     }
-
-    fn failed(&self, request: &BuildRequest, excluded: &[IgnorePattern], error: SolveError) -> BuildError {
-        if matches!(error.cause, Cause::Canceled) {
-            return BuildError::Canceled;
-        }
-        let mut finding = Diagnostic::error(chain(&error.cause));
-        if let Some(span) = error.span {
-            let span = match &error.cause {
-                Cause::Content(cause) => word_of(&request.dockerfile, span, cause).unwrap_or(span),
-                _ => span,
-            };
-            finding = finding.at(&request.dockerfile, span);
-        }
-        if let Cause::Content(ContentError::NotFound { near: Some(near), .. }) = &error.cause {
-            finding = finding.hint(format!("did you mean `{near}`?"));
-        }
-        if let (Cause::Content(ContentError::Ignored { pattern, .. }), Some(ignore)) =
-            (&error.cause, &request.ignore)
-            && let Some(by) = excluded.iter().rfind(|one| one.pattern == *pattern)
-        {
-            finding = finding.hint(format!("`{}` line {} excludes it: `{pattern}`", ignore.name(), by.line));
-        }
-        if !error.output.is_empty() && !request.output_is_shown {
-            finding =
-                finding.hint(format!("the step's last output was:\n    {}", error.output.join("\n    ")));
-        }
-        BuildError::Findings(vec![finding])
-    }
-}
-
-/// The word of an instruction that names the path in question, if one does as it is written.
-fn word_of(source: &SourceText, span: Span, cause: &ContentError) -> Option<Span> {
-    let (ContentError::NotFound { path, .. }
-    | ContentError::Ignored { path, .. }
-    | ContentError::NoMatch { path }) = cause
-    else {
-        return None;
-    };
-    let clean = |text: &str| text.trim_start_matches("./").trim_matches('/').to_owned();
-    let wanted = clean(path);
-    let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | ',' | '[' | ']' | '=');
-    let text = source.text().get(span.start..span.end)?;
-    let mut start = 0;
-    for piece in text.split_inclusive(is_end) {
-        let word = piece.trim_end_matches(is_end);
-        if !wanted.is_empty() && clean(word) == wanted {
-            return Some(Span::new(span.start + start, span.start + start + word.len()));
-        }
-        start += piece.len();
-    }
-    None
 }
 
 fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {
@@ -304,7 +363,12 @@ fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {
             None if entry.base.as_ref().is_some_and(|line| !line.empty_layer) => inherited.next(),
             None => None,
         };
+        // The base keeps its times: it is what it is. Nothing that was made here is younger than the
+        // epoch, and what has no time of its own was made then.
         let history = entry.base.clone().unwrap_or_else(|| History {
+            created: lowered
+                .epoch
+                .map(|epoch| layer.and_then(|layer: ImageLayer| layer.created).unwrap_or(epoch).min(epoch)),
             created_by: Some(entry.created_by.clone()),
             comment: entry.comment.clone(),
             ..History::default()
@@ -315,5 +379,6 @@ fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {
     let rest: Vec<exporter::Step> =
         inherited.map(|layer| exporter::Step { history: History::default(), layer: Some(layer) }).collect();
     steps.splice(0..0, rest);
-    exporter::assemble(lowered.config.clone(), steps)
+    let inherited = lowered.base.as_ref().map_or(0, |base| base.config.rootfs.diff_ids.len());
+    exporter::assemble(lowered.config.clone(), steps, inherited)
 }

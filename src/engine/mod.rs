@@ -8,11 +8,19 @@ use crate::solver::Cancel;
 use crate::store::Store;
 
 mod build;
+mod export;
+mod findings;
+mod layout;
+mod lint;
 mod pull;
+mod pull_all;
 mod push;
 mod run;
 
 pub use build::{BuildError, BuildRequest, Built};
+pub use export::Files;
+pub use layout::{Layout, LayoutEntry};
+pub use lint::{CheckRequest, check};
 pub use pull::{Policy, PullError};
 pub use push::PushError;
 pub use run::{Bind, RunError, RunRequest, Started};
@@ -37,15 +45,6 @@ pub struct Canceled;
 impl Engine<'_> {
     /// Waits for asynchronous work, or for it to be canceled.
     fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, Canceled> {
-        let canceled = std::sync::Arc::new(tokio::sync::Notify::new());
-        let notify = std::sync::Arc::clone(&canceled);
-        // A permit is kept if it comes before anybody waits.
-        let _hook = self.cancel.on_cancel(move || notify.notify_one());
-        self.runtime.block_on(async {
-            tokio::select! {
-                value = work => Ok(value),
-                () = canceled.notified() => Err(Canceled),
-            }
-        })
+        self.cancel.wait(&self.runtime, work).ok_or(Canceled)
     }
 }

@@ -1,7 +1,8 @@
 //! Images from registries: first what they are, and their layers when somebody needs files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{BlobDigest, DiffId, ImageId, LayerIdentity};
@@ -16,6 +17,7 @@ use crate::store::images::StoredImage;
 use crate::store::{Lease, StoreError, layer_blobs};
 
 use super::Engine;
+use super::layout::Layout;
 
 /// Why an image could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,8 @@ pub enum PullError {
     Nested { reference: String },
     #[error("the manifest of `{reference}` lists {manifest} layers, its config {config}")]
     Layers { reference: String, manifest: usize, config: usize },
+    #[error("cannot use the OCI layout `{}`: {reason}", path.display())]
+    Layout { path: PathBuf, reason: String },
     #[error("`{reference}` is not in the store, and is not to be pulled")]
     Absent { reference: String },
     #[error(transparent)]
@@ -56,10 +60,17 @@ pub enum Policy {
 pub(super) struct Remotes {
     images: Mutex<HashMap<ImageId, Vec<DiffId>>>,
     layers: Mutex<HashMap<DiffId, (Reference, Descriptor)>>,
+    /// Images that are in directories of the person's, by the names that stand for them.
+    layouts: BTreeMap<Reference, Layout>,
 }
 
 impl Remotes {
-    fn add(&self, image: ImageId, diff_ids: Vec<DiffId>) {
+    /// Nothing but these layouts yet.
+    pub(super) fn with_layouts(layouts: BTreeMap<Reference, Layout>) -> Self {
+        Self { layouts, ..Self::default() }
+    }
+
+    pub(super) fn add(&self, image: ImageId, diff_ids: Vec<DiffId>) {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(image, diff_ids);
     }
 
@@ -94,9 +105,12 @@ impl<'a> Engine<'a> {
         policy: Policy,
         lease: &Lease<'_>,
     ) -> Result<Resolved, PullError> {
+        if let Some(layout) = remotes.layouts.get(reference) {
+            return self.resolve_layout(remotes, layout, platform, lease);
+        }
         if policy != Policy::Always {
             // One that a prune takes at this moment is not here.
-            if let Some(image) = self.store.image_named(reference)?
+            if let Some(image) = self.store.image_named_for(reference, platform)?
                 && image.platform.serves(platform)
                 && self.store.hold_image(&image, lease)?
             {
@@ -145,7 +159,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn remote(
+    pub(super) fn remote(
         &self,
         remotes: &Remotes,
         reference: &Reference,
@@ -231,7 +245,11 @@ impl<'a> Engine<'a> {
         let (_, bytes) = self.store.image_config(resolved.id)?;
         self.store.sync_layers(&resolved.config.rootfs.diff_ids)?;
         let image = self.store.put_image(&bytes, resolved.manifest)?;
-        self.store.tag(reference, image.id)?;
+        // An index that has the image stays one.
+        let index = self.store.index_named(reference)?;
+        if index.is_none_or(|index| index.members.iter().all(|(member, _)| member.id != image.id)) {
+            self.store.tag(reference, image.id)?;
+        }
         Ok(image)
     }
 }

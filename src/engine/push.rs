@@ -1,8 +1,6 @@
 //! Images to registries.
 
-use std::collections::BTreeMap;
-
-use crate::exporter::{self, ExportError, LayerFormat, push};
+use crate::exporter::{self, ExportError, LayerFormat, Package, Packing, push};
 use crate::image::Descriptor;
 use crate::reference::Reference;
 use crate::store::images::StoredImage;
@@ -53,20 +51,42 @@ impl Engine<'_> {
         step: &crate::progress::Step,
     ) -> Result<Descriptor, PushError> {
         let original = match image.manifest.filter(|_| !format.force) {
-            Some(manifest) => push::original(self.store, manifest)?,
+            Some(manifest) => exporter::original(self.store, manifest)?,
             None => None,
         };
         let packed = match original {
             Some(packed) => packed,
             None => {
                 let whole = exporter::stored(self.store, image)?;
-                let packed = exporter::pack(self.store, &whole, format, &BTreeMap::new())?;
+                let packed = exporter::pack(self.store, &whole, &Packing { format, ..Packing::default() })?;
                 let manifest = self.store.put_blob(&packed.bytes)?;
                 self.store.put_image(&whole.bytes, Some(manifest))?;
                 packed
             }
         };
         let sources = self.store.names_of(image.id)?;
-        Ok(self.wait(push::push(&self.registry, self.store, name, &packed, &sources, step))??)
+        let package = Package::from(packed);
+        Ok(self.wait(push::push(&self.registry, self.store, name, &package, &sources, step))??)
+    }
+
+    /// Sends a package whose blobs are all in the store to the registry of `name`: an index with all
+    /// of its images. Layers that are there under one of the names `known` are not sent again.
+    ///
+    /// # Errors
+    /// [`PushError`]; then `name` at the registry is what it was.
+    pub fn push_package(
+        &self,
+        package: &Package,
+        name: &Reference,
+        known: &[Reference],
+    ) -> Result<Descriptor, PushError> {
+        let step = self.progress.step(format!("push {}", name.familiar()));
+        let push = push::push(&self.registry, self.store, name, package, known, &step);
+        let outcome = self.wait(push).map_err(PushError::from).and_then(|sent| Ok(sent?));
+        match &outcome {
+            Ok(_) => step.done(),
+            Err(error) => step.failed(error),
+        }
+        outcome
     }
 }

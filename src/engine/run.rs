@@ -148,9 +148,9 @@ impl<'a> Engine<'a> {
         }
         mounts.extend(request.tmpfs.into_iter().map(|target| SandboxMount {
             target,
-            source: MountSource::Tmpfs { size: None, mode: 0o1777 },
+            source: MountSource::Tmpfs { size: None, mode: Some(0o1777) },
             read_only: false,
-            inert: false,
+            inert: true,
         }));
         let hostname = request.hostname.unwrap_or_else(|| match request.network {
             Network::Host => request.host_name,
@@ -159,6 +159,7 @@ impl<'a> Engine<'a> {
         let (mount, folder) = view.into_parts();
         let mut env: Vec<(String, String)> =
             config.config.env.iter().filter_map(|pair| pair.split_once('=')).map(owned).collect();
+        env.insert(0, ("HOSTNAME".to_owned(), hostname.clone()));
         // An image may say nonsense here. What is no pair means nothing, and is not looked up anywhere.
         env.retain(|(name, _)| !name.is_empty());
         env.extend(request.env);
@@ -176,6 +177,9 @@ impl<'a> Engine<'a> {
             },
             hostname,
             security: Security::default(),
+            rlimits: Vec::new(),
+            shm_size: None,
+            devices: Vec::new(),
             cgroup: Some(CgroupSpec { id: format!("run-{short}"), ..CgroupSpec::default() }),
             io: request.io,
         };

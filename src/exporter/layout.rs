@@ -11,18 +11,18 @@ use std::path::Path;
 use oci_spec::image::MediaType;
 use serde_json::json;
 
-use super::{ExportError, Packed, copy_blob};
+use super::{ExportError, Package, Packed, copy_blob};
 use crate::digest::BlobDigest;
 use crate::image::{Descriptor, Index, OCI_INDEX};
 use crate::reference::Reference;
 use crate::store::Store;
 
-/// An image and the names it shall bear in the layout.
+/// An image, or an index of several, and the names it shall bear in the layout.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    pub packed: &'a Packed,
-    /// The config's bytes.
-    pub config: &'a [u8],
+    pub package: &'a Package,
+    /// The image of an index that Docker's list names, which holds one; the first if none.
+    pub shown: Option<&'a crate::platform::Platform>,
     pub names: &'a [Reference],
 }
 
@@ -40,7 +40,7 @@ fn members<'a>(entries: &[Entry<'a>], docker: bool) -> Members<'a> {
     let mut list = Vec::new();
     for entry in entries {
         let named = |name: Option<&Reference>| {
-            let mut descriptor = entry.packed.descriptor.clone();
+            let mut descriptor = entry.package.descriptor.clone();
             if let Some(name) = name {
                 let mut annotations = descriptor.annotations.take().unwrap_or_default();
                 annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
@@ -56,14 +56,24 @@ fn members<'a>(entries: &[Entry<'a>], docker: bool) -> Members<'a> {
         } else {
             manifests.extend(entry.names.iter().map(|name| named(Some(name))));
         }
-        inline.insert(BlobDigest(entry.packed.descriptor.digest), entry.packed.bytes.as_slice());
-        inline.insert(BlobDigest(entry.packed.config.digest), entry.config);
-        stored.extend(entry.packed.layers.iter().map(|layer| (BlobDigest(layer.digest), layer.size)));
+        if let Some(index) = &entry.package.index {
+            inline.insert(BlobDigest(entry.package.descriptor.digest), index.as_slice());
+        }
+        for packed in &entry.package.images {
+            inline.insert(BlobDigest(packed.descriptor.digest), packed.bytes.as_slice());
+            inline.insert(BlobDigest(packed.config.digest), packed.config_bytes.as_slice());
+            stored.extend(packed.layers.iter().map(|layer| (BlobDigest(layer.digest), layer.size)));
+        }
         let path = |descriptor: &Descriptor| format!("blobs/sha256/{}", descriptor.digest.hex());
+        let rank = |packed: &&Packed| {
+            let own = packed.descriptor.platform.as_ref().map(crate::platform::Platform::from);
+            entry.shown.zip(own).and_then(|(shown, own)| own.preference(shown)).unwrap_or(u8::MAX)
+        };
+        let Some(shown) = entry.package.images.iter().min_by_key(rank) else { continue };
         list.push(json!({
-            "Config": path(&entry.packed.config),
+            "Config": path(&shown.config),
             "RepoTags": entry.names.iter().map(Reference::familiar).collect::<Vec<_>>(),
-            "Layers": entry.packed.layers.iter().map(path).collect::<Vec<_>>(),
+            "Layers": shown.layers.iter().map(path).collect::<Vec<_>>(),
         }));
     }
     let index = Index {

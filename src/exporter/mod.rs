@@ -3,26 +3,32 @@
 //! | file | destination |
 //! |---|---|
 //! | `layout.rs` | an OCI layout, as a folder or a tar (`type=oci`), with Docker's `manifest.json` beside it for `type=docker` |
+//! | `package.rs` | from layers to the manifests and the index that all of these hold |
+//! | `annotations.rs`, `restamp.rs` | what a person adds to those documents, and the times in layers |
 //! | `tree.rs` | the files alone, as a tar (`type=tar`) or a folder (`type=local`) |
 //! | `push.rs` | a registry (`type=registry`, `--push`, `stave push`) |
 //!
 //! The store itself (`type=image`) needs no more than [`Image::config`].
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use oci_spec::image::MediaType;
 use time::OffsetDateTime;
 
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
-use crate::image::{Descriptor, History, ImageConfig, Manifest, OCI_MANIFEST};
+use crate::image::{Descriptor, History, ImageConfig};
 use crate::store::compress::{self, Compression};
 use crate::store::{Lease, Store, StoreError, layer_blobs, layers};
 
+pub mod annotations;
 pub mod layout;
 pub mod output;
+mod package;
 pub mod push;
+pub mod restamp;
 pub mod tree;
+
+pub use package::{Package, Packed, Packing, original, original_package, pack, package, restamped, unpack};
 
 /// Why an image cannot be given out.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,12 @@ pub enum ExportError {
     Registry(#[from] crate::registry::RegistryError),
     #[error("blob {0} was damaged and has been removed; run the command again, and it is made anew")]
     Damaged(BlobDigest),
+    #[error(transparent)]
+    Annotation(#[from] annotations::AnnotationError),
+    #[error("the index {index} names {part}, which is not here; pull the image again, with all of its parts")]
+    Incomplete { index: BlobDigest, part: Digest },
+    #[error("{platform} and {other} both have `{path}`; leave out `platform-split=false`")]
+    Clash { platform: String, other: String, path: String },
     #[error("the image has no layer for step {0} of its history")]
     History(usize),
 }
@@ -70,12 +82,14 @@ pub struct Image {
     pub config: ImageConfig,
     pub bytes: Vec<u8>,
     pub layers: Vec<ImageLayer>,
+    /// How many of the lowest layers are those of a base image.
+    pub inherited: usize,
 }
 
 /// Puts an image together. Steps that changed the config alone count as made when the layer below
 /// them was, and the image as made when its last step was: the same build gives the same image,
 /// whenever it runs.
-pub fn assemble(mut config: ImageConfig, steps: Vec<Step>) -> Image {
+pub fn assemble(mut config: ImageConfig, steps: Vec<Step>, inherited: usize) -> Image {
     let mut layers = Vec::new();
     let mut last = None;
     let mut history = Vec::with_capacity(steps.len());
@@ -96,7 +110,7 @@ pub fn assemble(mut config: ImageConfig, steps: Vec<Step>) -> Image {
     config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
     config.history = history;
     let (id, bytes) = config.to_bytes();
-    Image { id, config, bytes, layers }
+    Image { id, config, bytes, layers, inherited }
 }
 
 /// How layers leave.
@@ -191,44 +205,6 @@ impl Source {
     }
 }
 
-/// An image as a manifest and the blobs that it names.
-#[derive(Debug, Clone)]
-pub struct Packed {
-    pub descriptor: Descriptor,
-    pub bytes: Vec<u8>,
-    pub config: Descriptor,
-    pub layers: Vec<Descriptor>,
-}
-
-/// Compresses what is not yet, and writes the manifest.
-///
-/// # Errors
-/// As [`layer_blob`].
-pub fn pack(
-    store: &Store,
-    image: &Image,
-    format: LayerFormat,
-    annotations: &BTreeMap<String, String>,
-) -> Result<Packed, ExportError> {
-    let layers =
-        image.layers.iter().map(|layer| layer_blob(store, layer, format)).collect::<Result<Vec<_>, _>>()?;
-    let config = Descriptor::new(MediaType::ImageConfig, image.id.0, image.bytes.len() as u64);
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(MediaType::from(OCI_MANIFEST)),
-        artifact_type: None,
-        config: config.clone(),
-        layers: layers.clone(),
-        subject: None,
-        annotations: (!annotations.is_empty()).then(|| annotations.clone()),
-    };
-    let bytes = serde_json::to_vec(&manifest).expect("a manifest has no map with other keys than strings");
-    let mut descriptor =
-        Descriptor::new(MediaType::from(OCI_MANIFEST), Digest::of(&bytes), bytes.len() as u64);
-    descriptor.platform = Some((&image.config.platform()).into());
-    Ok(Packed { descriptor, bytes, config, layers })
-}
-
 /// An image of the store, to be given out again: with the manifest that it came with, if it did.
 ///
 /// # Errors
@@ -244,7 +220,7 @@ pub fn stored(store: &Store, image: &crate::store::images::StoredImage) -> Resul
             created: None,
         })
         .collect();
-    Ok(Image { id: image.id, config, bytes, layers })
+    Ok(Image { id: image.id, config, bytes, layers, inherited: 0 })
 }
 
 /// Copies a blob of the store into `out`, checking that it is what its digest says.
@@ -288,7 +264,7 @@ mod tests {
             Step { history: History::default(), layer: None },
         ];
         let platform = Platform::parse("linux/amd64").unwrap();
-        let image = assemble(ImageConfig::scratch(&platform), steps);
+        let image = assemble(ImageConfig::scratch(&platform), steps, 0);
         let created: Vec<_> = image.config.history.iter().map(|h| h.created).collect();
         assert_eq!(created, [at(100), at(100), at(300), at(300)]);
         assert_eq!(image.config.created, at(300));

@@ -6,7 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::LayerFormat;
+use time::OffsetDateTime;
+
+use super::annotations::{AnnotationError, Annotations};
+use super::{LayerFormat, Packing};
+pub use crate::cache::remote::split_csv;
 use crate::reference::Reference;
 use crate::store::compress::Compression;
 
@@ -15,23 +19,44 @@ use crate::store::compress::Compression;
 pub struct Output {
     pub kind: OutputKind,
     pub names: Vec<Reference>,
-    pub format: LayerFormat,
-    pub annotations: BTreeMap<String, String>,
+    pub packing: Packing,
+    /// No file of the image's own layers is younger than the epoch.
+    pub rewrite_timestamp: bool,
+    /// Instead of what the build says of `SOURCE_DATE_EPOCH`; an empty value takes that back.
+    pub epoch: Option<Option<OffsetDateTime>>,
 }
 
 /// What is written, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputKind {
-    /// The store; `push` sends it to the registries of its names too.
-    Image { push: bool },
+    /// The store, and perhaps registries.
+    Image(ImageOutput),
     /// An OCI layout.
     Oci { to: Destination, tar: bool },
     /// An archive that `docker load` reads.
     Docker { to: Destination, tar: bool },
-    /// The files as a tar.
-    Tar { to: Destination },
+    /// The files as a tar. With `split` each platform's are in a folder of their own; none leaves
+    /// that to how many there are.
+    Tar { to: Destination, split: Option<bool> },
     /// The files in a folder.
-    Local { folder: PathBuf },
+    Local { folder: PathBuf, split: Option<bool> },
+    /// Nothing: the build cache is filled, and that is all.
+    CacheOnly,
+}
+
+/// What happens to an image besides being built.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageOutput {
+    /// Send it to the registries of its names.
+    pub push: bool,
+    /// Send it under its digest alone: no tag of the registry changes.
+    pub push_by_digest: bool,
+    /// Leave it out of this machine's store.
+    pub unstored: bool,
+    /// Name it `NAME@DIGEST` too.
+    pub canonical: bool,
+    /// Name it `PREFIX@DIGEST` if it has no other name.
+    pub dangling_prefix: Option<String>,
 }
 
 /// Where a stream of bytes goes.
@@ -46,9 +71,9 @@ pub enum Destination {
 pub enum OutputError {
     #[error("`{0}` is no `NAME=VALUE` pair of an output")]
     Pair(String),
-    #[error("the output has no type: say `type=`, one of image, registry, oci, docker, tar and local")]
+    #[error("the output has no type: say `type=`, one of {TYPES}")]
     NoType,
-    #[error("unknown output type `{0}`: expected image, registry, oci, docker, tar or local")]
+    #[error("unknown output type `{0}`: expected {TYPES}")]
     Type(String),
     #[error("the output type `{kind}` has no attribute `{name}`")]
     Attribute { kind: String, name: String },
@@ -56,19 +81,36 @@ pub enum OutputError {
     Missing { kind: &'static str, name: &'static str },
     #[error("`{name}={value}`: expected {expected}")]
     Value { name: String, value: String, expected: &'static str },
+    #[error("`{name}` is not supported: {instead}")]
+    Unsupported { name: &'static str, instead: &'static str },
+    #[error(transparent)]
+    Compression(#[from] crate::store::compress::NameError),
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
     #[error(transparent)]
     Name(#[from] crate::reference::ReferenceError),
 }
 
+const TYPES: &str = "image, registry, oci, docker, tar, local or cacheonly";
+
 impl Output {
     /// The store, which is where images go by default.
     pub fn image() -> Self {
-        Self {
-            kind: OutputKind::Image { push: false },
-            names: Vec::new(),
-            format: LayerFormat::default(),
-            annotations: BTreeMap::new(),
-        }
+        Self::of(OutputKind::Image(ImageOutput::default()))
+    }
+
+    /// The store, and the registries of its names.
+    pub fn push() -> Self {
+        Self::of(OutputKind::Image(ImageOutput { push: true, ..ImageOutput::default() }))
+    }
+
+    fn of(kind: OutputKind) -> Self {
+        Self { kind, names: Vec::new(), packing: Packing::default(), rewrite_timestamp: false, epoch: None }
+    }
+
+    /// Whether it has manifests, which can have annotations.
+    pub fn packs(&self) -> bool {
+        matches!(self.kind, OutputKind::Image(_) | OutputKind::Oci { .. } | OutputKind::Docker { .. })
     }
 
     /// Reads one `--output`.
@@ -77,61 +119,43 @@ impl Output {
     /// [`OutputError`] names the attribute that is wrong.
     pub fn parse(text: &str) -> Result<Self, OutputError> {
         if !text.contains('=') {
-            let kind = match text {
-                "-" => OutputKind::Tar { to: Destination::Stdout },
-                folder => OutputKind::Local { folder: PathBuf::from(folder) },
-            };
-            return Ok(Self { kind, ..Self::image() });
+            return Ok(Self::of(match text {
+                "" => return Err(OutputError::NoType),
+                "-" => OutputKind::Tar { to: Destination::Stdout, split: None },
+                folder => OutputKind::Local { folder: PathBuf::from(folder), split: None },
+            }));
         }
+        let mut annotations = Annotations::default();
         let mut attributes = BTreeMap::new();
         for field in split_csv(text) {
             let (name, value) = field.split_once('=').ok_or_else(|| OutputError::Pair(field.clone()))?;
-            attributes.insert(name.trim().to_lowercase(), value.to_owned());
+            // An annotation's key is somebody's own word, whose capitals count.
+            if !annotations.add_attribute(name.trim(), value)? {
+                attributes.insert(name.trim().to_lowercase(), value.to_owned());
+            }
         }
         let kind_name = attributes.remove("type").unwrap_or_default();
-        let mut output = Self::image();
-        if let Some(names) = attributes.remove("name") {
-            output.names =
-                names.split(',').map(|name| Reference::parse(name.trim())).collect::<Result<_, _>>()?;
-        }
-        let dest = attributes.remove("dest").map(|dest| match dest.as_str() {
-            "-" => Destination::Stdout,
-            path => Destination::File(PathBuf::from(path)),
-        });
-        let needs = |kind| OutputError::Missing { kind, name: "dest" };
-        let mut packs = true;
-        output.kind = match kind_name.as_str() {
-            "image" => OutputKind::Image { push: flag(&mut attributes, "push", false)? },
-            "registry" => OutputKind::Image { push: flag(&mut attributes, "push", true)? },
-            "oci" => OutputKind::Oci {
-                to: dest.clone().ok_or_else(|| needs("oci"))?,
-                tar: flag(&mut attributes, "tar", true)?,
-            },
-            "docker" => OutputKind::Docker {
-                to: dest.clone().ok_or_else(|| needs("docker"))?,
-                tar: flag(&mut attributes, "tar", true)?,
-            },
-            "tar" => {
-                packs = false;
-                OutputKind::Tar { to: dest.clone().ok_or_else(|| needs("tar"))? }
+        let kind = kind(&kind_name, &mut attributes)?;
+        let mut output = Self::of(kind);
+        output.epoch = epoch(&mut attributes)?;
+        if output.packs() {
+            if let Some(names) = attributes.remove("name") {
+                let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+                output.names = names.map(Reference::parse).collect::<Result<_, _>>()?;
             }
-            "local" => {
-                packs = false;
-                match &dest {
-                    Some(Destination::File(folder)) => OutputKind::Local { folder: folder.clone() },
-                    _ => return Err(needs("local")),
-                }
-            }
-            "" => return Err(OutputError::NoType),
-            other => return Err(OutputError::Type(other.to_owned())),
-        };
-        if packs {
-            output.format = layer_format(&mut attributes)?;
-            output.annotations = annotations(&mut attributes);
-            // Accepted as Docker's scripts pass them; images here are OCI's and in the store anyway.
-            for name in ["oci-mediatypes", "unpack", "store"] {
+            output.packing = Packing {
+                format: layer_format(&mut attributes)?,
+                docker_types: !flag(&mut attributes, "oci-mediatypes", true)?,
+                annotations,
+            };
+            output.rewrite_timestamp = flag(&mut attributes, "rewrite-timestamp", false)?;
+            // Of attestations, of build information that BuildKit no longer has, and of layers that
+            // must not be given away, which nothing here makes.
+            for name in ["oci-artifact", "buildinfo", "buildinfo-attrs", "prefer-nondist-layers"] {
                 flag(&mut attributes, name, true)?;
             }
+        } else if !annotations.is_empty() {
+            return Err(OutputError::Attribute { kind: kind_name, name: "annotation".to_owned() });
         }
         match attributes.into_keys().next() {
             Some(name) => Err(OutputError::Attribute { kind: kind_name, name }),
@@ -140,64 +164,100 @@ impl Output {
     }
 }
 
-fn layer_format(attributes: &mut BTreeMap<String, String>) -> Result<LayerFormat, OutputError> {
-    let force = flag(attributes, "force-compression", false)?;
-    let level_text = attributes.remove("compression-level");
-    let wrong =
-        |name: &str, value: String, expected| OutputError::Value { name: name.to_owned(), value, expected };
-    let level = |range: std::ops::RangeInclusive<u32>, default, expected| match &level_text {
-        None => Ok(default),
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|level| range.contains(level))
-            .ok_or_else(|| wrong("compression-level", text.clone(), expected)),
+fn kind(name: &str, attributes: &mut BTreeMap<String, String>) -> Result<OutputKind, OutputError> {
+    let dest = attributes.remove("dest").filter(|dest| !dest.is_empty());
+    let to = match dest.as_deref() {
+        None | Some("-") => Destination::Stdout,
+        Some(path) => Destination::File(PathBuf::from(path)),
     };
-    let compression = match attributes.remove("compression").as_deref() {
-        None | Some("gzip") => Compression::Gzip { level: level(0..=9, 6, "a number from 0 to 9")? },
-        Some("zstd") => Compression::Zstd { level: level(1..=22, 3, "a number from 1 to 22")? },
-        Some("uncompressed") => Compression::None,
-        Some(other) => {
-            return Err(wrong("compression", other.to_owned(), "gzip, zstd or uncompressed"));
+    let layout = |kind: &'static str, to: Destination, attributes: &mut BTreeMap<String, String>| {
+        let tar = flag(attributes, "tar", true)?;
+        match tar || to != Destination::Stdout {
+            true => Ok((to, tar)),
+            false => Err(OutputError::Missing { kind, name: "dest" }),
         }
     };
-    Ok(LayerFormat { compression, force })
+    match name {
+        "image" | "registry" => {
+            if dest.is_some() {
+                return Err(OutputError::Attribute { kind: name.to_owned(), name: "dest".to_owned() });
+            }
+            image(name == "registry", attributes).map(OutputKind::Image)
+        }
+        "oci" => layout("oci", to, attributes).map(|(to, tar)| OutputKind::Oci { to, tar }),
+        // As `--load`: into the engine's own store, which is ours.
+        "docker" if dest.is_none() => {
+            layout("docker", Destination::Stdout, attributes)?;
+            Ok(OutputKind::Image(ImageOutput::default()))
+        }
+        "docker" => layout("docker", to, attributes).map(|(to, tar)| OutputKind::Docker { to, tar }),
+        "tar" => Ok(OutputKind::Tar { to, split: split(attributes)? }),
+        "local" => match to {
+            Destination::File(folder) => Ok(OutputKind::Local { folder, split: split(attributes)? }),
+            Destination::Stdout => Err(OutputError::Missing { kind: "local", name: "dest" }),
+        },
+        "cacheonly" => Ok(OutputKind::CacheOnly),
+        "" => Err(OutputError::NoType),
+        other => Err(OutputError::Type(other.to_owned())),
+    }
 }
 
-fn annotations(attributes: &mut BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let prefixes = ["annotation.", "annotation-manifest."];
-    let names: Vec<(String, String)> = attributes
-        .keys()
-        .filter_map(|key| {
-            prefixes.iter().find_map(|prefix| Some((key.clone(), key.strip_prefix(prefix)?.to_owned())))
-        })
-        .collect();
-    names.into_iter().filter_map(|(key, name)| attributes.remove(&key).map(|value| (name, value))).collect()
+fn image(registry: bool, attributes: &mut BTreeMap<String, String>) -> Result<ImageOutput, OutputError> {
+    if flag(attributes, "registry.insecure", false)? {
+        let instead = "set `insecure = true` for the registry in the configuration";
+        return Err(OutputError::Unsupported { name: "registry.insecure", instead });
+    }
+    // Every image of the store is unpacked.
+    flag(attributes, "unpack", true)?;
+    let push_by_digest = flag(attributes, "push-by-digest", false)?;
+    Ok(ImageOutput {
+        push: flag(attributes, "push", registry)?,
+        push_by_digest,
+        unstored: !flag(attributes, "store", true)?,
+        canonical: flag(attributes, "name-canonical", false)?,
+        dangling_prefix: attributes.remove("dangling-name-prefix").filter(|prefix| !prefix.is_empty()),
+    })
+}
+
+fn split(attributes: &mut BTreeMap<String, String>) -> Result<Option<bool>, OutputError> {
+    // Where attestations go, of which there are none.
+    attributes.remove("attestation-prefix");
+    match attributes.contains_key("platform-split") {
+        true => flag(attributes, "platform-split", true).map(Some),
+        false => Ok(None),
+    }
+}
+
+fn epoch(attributes: &mut BTreeMap<String, String>) -> Result<Option<Option<OffsetDateTime>>, OutputError> {
+    let name = "source-date-epoch";
+    let Some(value) = attributes.remove(name) else { return Ok(None) };
+    if value.is_empty() {
+        return Ok(Some(None));
+    }
+    let time = value.parse().ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    match time {
+        Some(time) => Ok(Some(Some(time))),
+        None => Err(OutputError::Value { name: name.to_owned(), value, expected: "seconds since 1970" }),
+    }
+}
+
+fn layer_format(attributes: &mut BTreeMap<String, String>) -> Result<LayerFormat, OutputError> {
+    let force = flag(attributes, "force-compression", false)?;
+    let level = attributes.remove("compression-level");
+    let name = attributes.remove("compression");
+    let compression = Compression::named(name.as_deref().unwrap_or("gzip"), level.as_deref())?;
+    Ok(LayerFormat { compression, force })
 }
 
 fn flag(attributes: &mut BTreeMap<String, String>, name: &str, default: bool) -> Result<bool, OutputError> {
     match attributes.remove(name) {
         None => Ok(default),
         Some(value) => match value.as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
+            "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
+            "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
             _ => Err(OutputError::Value { name: name.to_owned(), value, expected: "true or false" }),
         },
     }
-}
-
-/// Splits at commas outside double quotes, which are taken off.
-pub fn split_csv(text: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => fields.last_mut().expect("there is always one field").push(c),
-        }
-    }
-    fields
 }
 
 #[cfg(test)]
@@ -207,27 +267,65 @@ mod tests {
     #[test]
     fn dockers_forms() {
         let parse = |text| Output::parse(text).unwrap();
-        assert_eq!(parse("out").kind, OutputKind::Local { folder: "out".into() });
-        assert_eq!(parse("-").kind, OutputKind::Tar { to: Destination::Stdout });
+        assert_eq!(parse("out").kind, OutputKind::Local { folder: "out".into(), split: None });
+        assert_eq!(parse("-").kind, OutputKind::Tar { to: Destination::Stdout, split: None });
         let oci = parse("type=oci,dest=a.tar,compression=zstd,compression-level=9");
         assert_eq!(oci.kind, OutputKind::Oci { to: Destination::File("a.tar".into()), tar: true });
-        assert_eq!(oci.format.compression, Compression::Zstd { level: 9 });
-        assert_eq!(parse("type=registry,name=x.y/a").kind, OutputKind::Image { push: true });
-        let named = parse(r#"type=image,"name=a/b,c/d",annotation.k=v"#);
+        assert_eq!(oci.packing.format.compression, Compression::Zstd { level: 9 });
+        assert_eq!(parse("type=registry,name=x.y/a").kind, Output::push().kind);
+        assert_eq!(parse("type=docker").kind, Output::image().kind);
+        assert_eq!(parse("type=tar").kind, OutputKind::Tar { to: Destination::Stdout, split: None });
+        let named = parse(r#"type=image,"name=a/b,c/d",annotation.Key=v"#);
         assert_eq!(named.names.len(), 2);
-        assert_eq!(named.annotations["k"], "v");
+        let manifest = named.packing.annotations.of(crate::exporter::annotations::Level::Manifest, None);
+        assert_eq!(manifest.unwrap()["Key"], "v");
+    }
+
+    #[test]
+    fn attributes_of_images() {
+        let parse = |text| Output::parse(text).unwrap();
+        let OutputKind::Image(image) = parse(
+            "type=image,name=a,push=t,push-by-digest=1,store=false,name-canonical=true,\
+             dangling-name-prefix=none,unpack=true,oci-mediatypes=false",
+        )
+        .kind
+        else {
+            panic!("it is an image")
+        };
+        assert!(image.push && image.push_by_digest && image.unstored && image.canonical);
+        assert_eq!(image.dangling_prefix.as_deref(), Some("none"));
+        let folder = PathBuf::from("x");
+        assert_eq!(
+            parse("type=local,dest=x,platform-split=false").kind,
+            OutputKind::Local { folder, split: Some(false) }
+        );
+        let times = parse("type=oci,dest=x,rewrite-timestamp=true,source-date-epoch=12");
+        assert!(times.rewrite_timestamp);
+        assert_eq!(times.epoch.flatten().unwrap().unix_timestamp(), 12);
+        assert_eq!(parse("type=tar,dest=x,source-date-epoch=").epoch, Some(None));
+        assert_eq!(parse("type=cacheonly").kind, OutputKind::CacheOnly);
     }
 
     #[test]
     fn mistakes_are_named() {
         for (text, says) in [
-            ("type=oci", "needs `dest"),
+            ("type=local", "needs `dest"),
+            ("type=local,dest=-", "needs `dest"),
+            ("type=oci,tar=false", "needs `dest"),
             ("type=magic,dest=x", "magic"),
             ("type=tar,dest=x,colour=red", "colour"),
+            ("type=image,dest=x", "dest"),
+            ("type=tar,dest=x,compression=gzip", "compression"),
+            ("type=tar,dest=x,annotation.k=v", "annotation"),
+            ("type=oci,dest=x,annotation-layer.k=v", "unknown place"),
             ("type=oci,dest=x,compression=lzma", "gzip, zstd"),
             ("type=oci,dest=x,compression-level=99", "0 to 9"),
             ("type=image,push=maybe", "true or false"),
+            ("type=image,registry.insecure=true", "configuration"),
+            ("type=oci,dest=x,source-date-epoch=now", "seconds"),
             ("type=oci,dest", "dest"),
+            ("dest=x", "no type"),
+            ("", "no type"),
         ] {
             let error = Output::parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

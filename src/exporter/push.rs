@@ -3,19 +3,19 @@
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use std::io::{Seek, SeekFrom};
 
-use super::{ExportError, Packed};
+use super::{ExportError, Package};
 use crate::digest::BlobDigest;
 use crate::image::Descriptor;
 use crate::progress::Step;
 use crate::reference::Reference;
 use crate::registry::{Client, Pushed};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// How many blobs are in transfer at once.
 const TRANSFERS: usize = 4;
 
-/// Sends an image and points `name` at it. Layers that the registry holds in a repository of
-/// `sources` are mounted from there.
+/// Sends a package and points `name` at it. Layers that the registry holds in a repository of
+/// `sources` are mounted from there. The images of an index are there before the index is.
 ///
 /// # Errors
 /// [`ExportError::Registry`]; then the name is what it was.
@@ -23,16 +23,16 @@ pub async fn push(
     client: &Client,
     store: &Store,
     name: &Reference,
-    packed: &Packed,
+    package: &Package,
     sources: &[Reference],
     step: &Step,
 ) -> Result<Descriptor, ExportError> {
     let from = sources
         .iter()
         .find(|source| source.registry() == name.registry() && source.repository() != name.repository());
-    let mut blobs: Vec<&Descriptor> = Vec::with_capacity(packed.layers.len() + 1);
-    for blob in packed.layers.iter().chain([&packed.config]) {
-        // An image may hold one layer twice.
+    let mut blobs: Vec<&Descriptor> = Vec::new();
+    for blob in package.images.iter().flat_map(|packed| packed.layers.iter().chain([&packed.config])) {
+        // An image may hold one layer twice, and images of an index share what they have in common.
         if !blobs.iter().any(|known| known.digest == blob.digest) {
             blobs.push(blob);
         }
@@ -55,21 +55,13 @@ pub async fn push(
     .buffer_unordered(TRANSFERS)
     .try_collect::<Vec<()>>()
     .await?;
-    Ok(client.push_manifest(name, &packed.descriptor.media_type, &packed.bytes).await?)
-}
-
-/// The manifest that an image of the store came with, if all that it names is here.
-///
-/// # Errors
-/// What the store gives.
-pub fn original(store: &Store, manifest: BlobDigest) -> Result<Option<Packed>, StoreError> {
-    let bytes = store.read_blob(manifest, crate::image::MANIFEST_LIMIT)?;
-    let crate::image::Document::Manifest(parsed) = crate::image::Document::parse(&bytes, None)? else {
-        return Ok(None);
+    let Some(index) = &package.index else {
+        let packed = package.images.first().expect("a package has an image");
+        return Ok(client.push_manifest(name, &package.descriptor.media_type, &packed.bytes).await?);
     };
-    let here =
-        parsed.layers.iter().chain([&parsed.config]).all(|blob| store.has_blob(BlobDigest(blob.digest)));
-    let media_type = parsed.media_type.unwrap_or(oci_spec::image::MediaType::ImageManifest);
-    let descriptor = Descriptor::new(media_type, manifest.0, bytes.len() as u64);
-    Ok(here.then_some(Packed { descriptor, bytes, config: parsed.config, layers: parsed.layers }))
+    for packed in &package.images {
+        let own = name.with_digest(packed.descriptor.digest);
+        client.push_manifest(&own, &packed.descriptor.media_type, &packed.bytes).await?;
+    }
+    Ok(client.push_manifest(name, &package.descriptor.media_type, index).await?)
 }

@@ -1,8 +1,7 @@
-//! The files of an image alone: a tar of the merged tree, or a folder.
+//! The files of an image alone: a tar of the merged tree, or what a folder is filled from.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 
 use super::{ExportError, Image};
 use crate::cache::content::{Listing, Selector, Tree, list};
@@ -23,27 +22,27 @@ fn view(store: &Store, image: &Image) -> Result<View, ExportError> {
 /// # Errors
 /// What reading the tree and writing give.
 pub fn write_tar(store: &Store, image: &Image, out: &mut dyn Write) -> Result<(), ExportError> {
-    let view = view(store, image)?;
-    layer::write_tar(view.as_fd(), store.marks(), out).map_err(|error| StoreError::from(Box::new(error)))?;
+    write_folder_tar(store, view(store, image)?, out)
+}
+
+/// Writes what is in a directory as a tar.
+///
+/// # Errors
+/// What reading and writing give.
+pub fn write_folder_tar(store: &Store, folder: impl AsFd, out: &mut dyn Write) -> Result<(), ExportError> {
+    layer::write_tar(folder.as_fd(), store.marks(), out)
+        .map_err(|error| StoreError::from(Box::new(error)))?;
     Ok(())
 }
 
-/// Writes the merged tree into a folder. `copy` is the copier, which stands above this module.
+/// The merged tree, all that is in it, and what must stay for as long as the tree is read.
 ///
 /// # Errors
-/// What reading the tree and writing give.
-pub fn write_folder(
-    store: &Store,
-    image: &Image,
-    folder: &Path,
-    copy: impl FnOnce(&Tree, &Listing, BorrowedFd<'_>) -> Result<(), String>,
-) -> Result<(), ExportError> {
-    let failed = || ExportError::write(format!("`{}`", folder.display()));
-    std::fs::create_dir_all(folder).map_err(failed())?;
-    let target = crate::root::open_ambient_dir(folder).map_err(failed())?;
-    let (mount, _folder) = view(store, image)?.into_parts();
+/// What reading the tree gives.
+pub fn listed(store: &Store, image: &Image) -> Result<(Tree, Listing, tempfile::TempDir), ExportError> {
+    let (mount, folder) = view(store, image)?.into_parts();
     let tree = Tree::snapshot(mount);
-    let listing =
-        list(&tree, &Selector::path("/")).map_err(|error| failed()(std::io::Error::other(error)))?;
-    copy(&tree, &listing, target.as_fd()).map_err(|error| failed()(std::io::Error::other(error)))
+    let listing = list(&tree, &Selector::path("/"))
+        .map_err(|error| ExportError::write("the image's files")(std::io::Error::other(error)))?;
+    Ok((tree, listing, folder))
 }

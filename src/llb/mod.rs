@@ -16,9 +16,15 @@ use crate::digest::{Digest, Hasher, VertexId};
 pub mod op;
 
 pub use op::Op;
-pub use op::exec::{CacheSharing, ExecOp, Mount, MountKind, Network, SecretEnv};
+pub use op::exec::{
+    Attributes, CacheSharing, DeviceRequest, ExecLimits, ExecOp, HOSTNAME, Mount, MountKind, Network,
+    SecretEnv, SecurityMode, Ulimit,
+};
 pub use op::file::{CopyAction, CopySource, FileAction, FileOp, Id, MkdirAction, Owner};
 pub use op::merge::MergeOp;
+pub use op::remote::{
+    Algorithm, Checksum, GitSource, HttpSource, RemoteUrl, is_commit, is_commit_prefix, redacted,
+};
 pub use op::source::SourceOp;
 
 /// One operation and what it reads.
@@ -119,6 +125,21 @@ impl Definition {
         Ok(id)
     }
 
+    /// Adds all of another graph. What both have is one vertex, with the name that it has here.
+    pub fn absorb(&mut self, other: Definition) {
+        for vertex in other.vertices {
+            match self.places.get(&vertex.id) {
+                Some(&place) => {
+                    self.vertices[place].metadata.ignore_cache |= vertex.metadata.ignore_cache;
+                }
+                None => {
+                    self.places.insert(vertex.id, self.vertices.len());
+                    self.vertices.push(vertex);
+                }
+            }
+        }
+    }
+
     /// The vertex with this id.
     pub fn get(&self, id: VertexId) -> Option<&Vertex> {
         self.places.get(&id).map(|&place| &self.vertices[place])
@@ -173,6 +194,21 @@ mod tests {
         assert_eq!(one, again);
         assert_eq!(graph.vertices().len(), 1);
         assert!(graph.get(one).unwrap().metadata().ignore_cache);
+    }
+
+    #[test]
+    fn a_graph_takes_another_in() {
+        let mut graph = Definition::new();
+        let a = graph.add(local("a"), vec![], Metadata::default()).unwrap();
+        let mut other = Definition::new();
+        let again = Metadata { ignore_cache: true, ..Metadata::default() };
+        other.add(local("a"), vec![], again).unwrap();
+        let b = other.add(local("b"), vec![], Metadata::default()).unwrap();
+        let merged = other.add(Op::Merge(MergeOp {}), vec![a, b], Metadata::default()).unwrap();
+        graph.absorb(other);
+        assert_eq!(graph.vertices().len(), 3);
+        assert!(graph.get(a).unwrap().metadata().ignore_cache);
+        assert_eq!(graph.reachable(&[merged]), [a, b, merged]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, SourceText, Span};
 use crate::parser::instruction::Kind;
 use crate::parser::instruction::arg::Arg;
 use crate::parser::instruction::from::Base;
+use crate::parser::layout::Layout;
 use crate::parser::lines::{Directives, Heredoc};
 
 /// A parsed Dockerfile: at least one stage.
@@ -19,6 +20,8 @@ pub struct Dockerfile {
     /// The ARG instructions before the first FROM.
     pub globals: Vec<(Arg, Span)>,
     pub stages: Vec<Stage>,
+    /// Every byte of the text, comments and blank lines included.
+    pub layout: Layout,
     pub warnings: Vec<Diagnostic>,
 }
 

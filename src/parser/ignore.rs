@@ -3,6 +3,7 @@
 //! Source: the Dockerfile reference, ".dockerignore file", and moby's `ignorefile` package.
 
 use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::pattern::Patterns;
 
 /// The largest file that is read, in bytes.
 pub const FILE_LIMIT: usize = 16 << 20;
@@ -22,7 +23,8 @@ pub struct IgnorePattern {
 /// begin at the context's root.
 ///
 /// # Errors
-/// A diagnostic for a file that is too large and for a lone `!`.
+/// A diagnostic for a file that is too large, for a lone `!`, and for a malformed pattern, whether
+/// the build reads its context or not.
 pub fn ignore(source: &SourceText) -> Result<Vec<IgnorePattern>, Diagnostic> {
     let text = source.text();
     if text.len() > FILE_LIMIT {
@@ -61,6 +63,7 @@ pub fn ignore(source: &SourceText) -> Result<Vec<IgnorePattern>, Diagnostic> {
             );
         }
         let pattern = format!("{negation}{}", clean(pattern));
+        Patterns::parse([&pattern]).map_err(|error| Diagnostic::error(error.to_string()).at(source, span))?;
         patterns.push(IgnorePattern { pattern, line: number + 1, span });
     }
     Ok(patterns)

@@ -9,6 +9,7 @@
 //! Source: the Dockerfile reference, "Format", "Parser directives", "Here-documents".
 
 use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::parser::layout::{Layout, Piece, PieceKind};
 use crate::parser::syntax;
 use crate::parser::word::{self, Nothing, Style};
 
@@ -16,6 +17,8 @@ use crate::parser::word::{self, Nothing, Style};
 pub const FILE_LIMIT: usize = 16 << 20;
 /// The most instructions that one Dockerfile may have.
 pub const INSTRUCTION_LIMIT: usize = 1 << 16;
+/// The most lines that one Dockerfile may have, those of here-documents aside.
+pub const LINE_LIMIT: usize = 1 << 20;
 
 /// A `# name=value` line at the top of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,9 @@ pub struct LogicalLine {
 impl LogicalLine {
     /// The place in the source of `start..end` of the text.
     pub fn place(&self, start: usize, end: usize) -> Span {
+        if self.joins.is_empty() {
+            return Span::default();
+        }
         let source = |offset: usize| {
             let join = self.joins.partition_point(|join| join.0 <= offset).saturating_sub(1);
             self.joins.get(join).map_or(offset, |(text, source)| source + (offset - text))
@@ -86,12 +92,29 @@ impl LogicalLine {
         let begin = self.place(start, start).start;
         let behind = self.joins.iter().filter(|join| join.0 > start);
         let joins = behind.map(|(text, source)| (text - start, *source));
+        let first = self.joins.first().map(|_| (0, begin));
         Self {
             text: self.text[start..].to_owned(),
             span: Span::new(begin, self.span.end),
             heredocs: self.heredocs.clone(),
-            joins: std::iter::once((0, begin)).chain(joins).collect(),
+            joins: first.into_iter().chain(joins).collect(),
         }
+    }
+
+    /// The same line without its places: what it says, wherever it stands.
+    pub(crate) fn placeless(&self) -> Self {
+        let heredocs = self.heredocs.iter().map(|doc| Heredoc { span: Span::default(), ..doc.clone() });
+        Self {
+            text: self.text.clone(),
+            span: Span::default(),
+            heredocs: heredocs.collect(),
+            joins: Vec::new(),
+        }
+    }
+
+    /// Where in the text each joined line begins, the first one included.
+    pub(crate) fn joins(&self) -> impl Iterator<Item = usize> {
+        self.joins.iter().map(|join| join.0)
     }
 }
 
@@ -102,6 +125,8 @@ pub struct Lines {
     /// The character that continues lines and escapes others.
     pub escape: char,
     pub lines: Vec<LogicalLine>,
+    /// Every byte of the file, comments and blank lines included.
+    pub layout: Layout,
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -119,15 +144,26 @@ pub fn read(source: &SourceText) -> Result<Lines, Vec<Diagnostic>> {
             source.name()
         ))]);
     }
-    let mut physical = Physical { text, at: if text.starts_with('\u{FEFF}') { 3 } else { 0 } };
-    let mut out =
-        Lines { directives: Directives::default(), escape: '\\', lines: Vec::new(), warnings: Vec::new() };
+    let mut physical = Physical { text, at: 0, layout: Layout::default() };
+    if text.starts_with('\u{FEFF}') {
+        physical.at = 3;
+        physical.mark(PieceKind::ByteOrderMark, None);
+    }
+    let mut out = Lines {
+        directives: Directives::default(),
+        escape: '\\',
+        lines: Vec::new(),
+        layout: Layout::default(),
+        warnings: Vec::new(),
+    };
     let mut errors = Vec::new();
     read_directives(source, &mut physical, &mut out, &mut errors);
     while let Some((line, start)) = physical.next() {
-        if is_comment(line) || line.trim_start().is_empty() {
+        if let Some(kind) = trivia(line) {
+            physical.mark(kind, None);
             continue;
         }
+        physical.mark(PieceKind::Code, Some(out.lines.len()));
         if out.lines.len() == INSTRUCTION_LIMIT {
             errors.push(
                 Diagnostic::error(format!("more than {INSTRUCTION_LIMIT} instructions"))
@@ -138,15 +174,21 @@ pub fn read(source: &SourceText) -> Result<Lines, Vec<Diagnostic>> {
         let mut logical = join(source, &mut physical, line, start, &mut out);
         if logical.text.trim().is_empty() {
             // A lone continuation character at the end of the file.
+            physical.layout.disown(out.lines.len());
             continue;
         }
-        if let Err(error) = read_heredocs(source, &mut physical, &mut logical) {
+        if let Err(error) = read_heredocs(source, &mut physical, &mut logical, out.lines.len()) {
             // Whatever follows may be meant as the body.
             errors.push(error);
             break;
         }
         out.lines.push(logical);
     }
+    if physical.is_full() {
+        let message = format!("`{}` has more than {LINE_LIMIT} lines", source.name());
+        errors.push(Diagnostic::error(message));
+    }
+    out.layout = physical.layout;
     if errors.is_empty() { Ok(out) } else { Err(errors) }
 }
 
@@ -154,11 +196,28 @@ pub fn read(source: &SourceText) -> Result<Lines, Vec<Diagnostic>> {
 struct Physical<'a> {
     text: &'a str,
     at: usize,
+    layout: Layout,
 }
 
 impl<'a> Physical<'a> {
-    /// The next line without its end, and where it begins.
+    /// Says what everything is that was read since this was said last.
+    fn mark(&mut self, kind: PieceKind, instruction: Option<usize>) {
+        let start = self.layout.end();
+        if start < self.at {
+            self.layout.push(Piece { kind, span: Span::new(start, self.at), instruction });
+        }
+    }
+
+    /// Whether the file has more lines than are read.
+    fn is_full(&self) -> bool {
+        self.layout.pieces().len() > LINE_LIMIT
+    }
+
+    /// The next line without its end, and where it begins; none either if there are too many.
     fn next(&mut self) -> Option<(&'a str, usize)> {
+        if self.is_full() {
+            return None;
+        }
         let (line, start) = self.next_whole()?;
         Some((line.trim_end_matches(['\r', '\n']), start))
     }
@@ -175,20 +234,28 @@ impl<'a> Physical<'a> {
     }
 }
 
-fn is_comment(line: &str) -> bool {
-    line.trim_start().starts_with('#')
+/// What a line is that is no part of any instruction's text; none for all others.
+fn trivia(line: &str) -> Option<PieceKind> {
+    let text = line.trim_start();
+    match text.starts_with('#') {
+        true => Some(PieceKind::Comment),
+        false => text.is_empty().then_some(PieceKind::Blank),
+    }
 }
 
 /// Directives stand before everything else, blank lines included; the first line that is none ends
-/// them. A first line `#!…` is for the kernel and skipped.
+/// them. A first line `#!…` is for the kernel and skipped, but `escape` does not count behind one: in
+/// BuildKit whoever looks for `syntax` and `check` skips the line, and the parser of lines does not.
 fn read_directives(
     source: &SourceText,
     physical: &mut Physical,
     out: &mut Lines,
     errors: &mut Vec<Diagnostic>,
 ) {
-    if physical.text[physical.at..].starts_with("#!") {
+    let shebang = physical.text[physical.at..].starts_with("#!");
+    if shebang {
         physical.next();
+        physical.mark(PieceKind::Interpreter, None);
     }
     loop {
         let before = physical.at;
@@ -197,6 +264,7 @@ fn read_directives(
             physical.at = before;
             return;
         };
+        // The names are those of `is_directive`.
         let place = match name.as_str() {
             "syntax" => &mut out.directives.syntax,
             "escape" => &mut out.directives.escape,
@@ -206,13 +274,14 @@ fn read_directives(
                 return;
             }
         };
+        physical.mark(PieceKind::Directive, None);
         let span = directive.span;
         if place.is_some() {
             errors.push(
                 Diagnostic::error(format!("the directive `{name}` is given twice"))
                     .at(source, Span::new(start, start + line.len())),
             );
-        } else if name == "escape" {
+        } else if name == "escape" && !shebang {
             match directive.value.as_str() {
                 "\\" => {}
                 "`" => out.escape = '`',
@@ -228,7 +297,7 @@ fn read_directives(
 }
 
 /// `# name = value`.
-fn directive(line: &str, start: usize) -> Option<(String, Directive)> {
+pub(crate) fn directive(line: &str, start: usize) -> Option<(String, Directive)> {
     let (name, value) = line.trim_start().strip_prefix('#')?.split_once('=')?;
     let name = name.trim();
     let fine = name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -239,6 +308,11 @@ fn directive(line: &str, start: usize) -> Option<(String, Directive)> {
     }
     let span = Span::new(start + at, start + at + value.len());
     Some((name.to_ascii_lowercase(), Directive { value: value.to_owned(), span }))
+}
+
+/// Whether `line` would be a directive at the top of a file.
+pub(crate) fn is_directive(line: &str) -> bool {
+    directive(line, 0).is_some_and(|(name, _)| matches!(name.as_str(), "syntax" | "escape" | "check"))
 }
 
 /// Joins `first` with the lines that continue it.
@@ -258,17 +332,19 @@ fn join(
         joins: vec![(0, start)],
     };
     let mut empty = None;
+    let instruction = Some(out.lines.len());
     let (content, mut goes_on) = continuation(trimmed, out.escape);
     logical.text.push_str(content);
     while goes_on {
         let Some((line, start)) = physical.next() else { break };
-        if is_comment(line) {
+        if let Some(kind) = trivia(line) {
+            physical.mark(kind, instruction);
+            if kind == PieceKind::Blank {
+                empty.get_or_insert(Span::new(start, start + line.len()));
+            }
             continue;
         }
-        if line.trim_start().is_empty() {
-            empty.get_or_insert(Span::new(start, start + line.len()));
-            continue;
-        }
+        physical.mark(PieceKind::Code, instruction);
         let content;
         (content, goes_on) = continuation(line, out.escape);
         logical.joins.push((logical.text.len(), start));
@@ -283,7 +359,7 @@ fn join(
 
 /// `line` without a continuation character at its end, and whether it had one. One that is itself
 /// escaped does not count.
-fn continuation(line: &str, escape: char) -> (&str, bool) {
+pub(crate) fn continuation(line: &str, escape: char) -> (&str, bool) {
     match line.trim_end_matches([' ', '\t']).strip_suffix(escape) {
         Some(rest) if !rest.ends_with(escape) => (rest, true),
         _ => (line, false),
@@ -295,6 +371,7 @@ fn read_heredocs(
     source: &SourceText,
     physical: &mut Physical,
     logical: &mut LogicalLine,
+    instruction: usize,
 ) -> Result<(), Diagnostic> {
     if !logical.text.contains("<<") || !takes_heredocs(&logical.text) {
         return Ok(());
@@ -312,9 +389,13 @@ fn read_heredocs(
                     .hint(format!("a line that is `{name}` and nothing else ends it")));
             };
             if (if dash { line.trim_start_matches('\t') } else { line }) == name {
+                let behind = std::mem::replace(&mut physical.at, at);
+                physical.mark(PieceKind::Body, Some(instruction));
+                physical.at = behind;
+                physical.mark(PieceKind::Mark, Some(instruction));
                 break;
             }
-            end = at + (physical.at - at);
+            end = physical.at;
         }
         let body = physical.text[start..end].to_owned();
         logical.heredocs.push(Heredoc { name, expand, dash, body, span: Span::new(start, end) });
@@ -350,6 +431,10 @@ fn marks(text: &str) -> Vec<String> {
 /// The end mark of the here-document that `word` opens, whether it is expanded, and whether tabs
 /// go. None if it opens none.
 pub(crate) fn opening(word: &str) -> Option<(String, bool, bool)> {
+    // Most words are none, and the grammar takes its time to say so.
+    if !word.contains("<<") {
+        return None;
+    }
     let (dash, mark) = syntax::heredoc(word)?;
     let style = Style { keep_unset: true, ..Style::new('\\') };
     let mut plain = word::expand(mark, style, &Nothing).ok()?.words;

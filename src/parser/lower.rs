@@ -1,11 +1,14 @@
 //! From stages to the build graph and the image's config.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::digest::{ImageId, VertexId};
 use crate::image::{History, ImageConfig, RootFs};
-use crate::llb::{Definition, Metadata, Op};
+use crate::llb::{
+    CopyAction, CopySource, Definition, DefinitionError, FileAction, FileOp, Metadata, Op, SourceOp,
+};
+use crate::parser::ERROR_LIMIT;
 use crate::parser::ast::Dockerfile;
 use crate::parser::instruction::Kind;
 use crate::parser::options::{BuildOptions, ImageNeed, NoCache, ResolvedImage};
@@ -43,8 +46,18 @@ pub struct Lowered {
     /// The image's history, the base's lines first.
     pub history: Vec<HistoryStep>,
     pub warnings: Vec<Diagnostic>,
+    /// What `SOURCE_DATE_EPOCH` says: nothing that the build makes is younger.
+    pub epoch: Option<time::OffsetDateTime>,
     /// Build arguments that nothing declares.
-    pub unused_build_args: Vec<String>,
+    pub unused_build_args: Vec<UnusedBuildArg>,
+}
+
+/// A build argument that was given and that no ARG declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedBuildArg {
+    pub name: String,
+    /// What is declared by a name much like it, and was not given itself.
+    pub near: Option<String>,
 }
 
 /// The image that another is built on.
@@ -78,9 +91,20 @@ pub fn lower(
     options: &BuildOptions,
     images: &BTreeMap<(Reference, Platform), ResolvedImage>,
 ) -> Result<Lowering, Vec<Diagnostic>> {
+    lower_stages(dockerfile, options, images, false)
+}
+
+/// As [`lower`], with `all` for the stages too that the target does not need: whoever checks a file
+/// wants to know of every mistake.
+pub(crate) fn lower_stages(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    images: &BTreeMap<(Reference, Platform), ResolvedImage>,
+    all: bool,
+) -> Result<Lowering, Vec<Diagnostic>> {
     let mut plan = plan::plan(dockerfile, options)?;
     let reachable = loop {
-        let reachable = plan.reachable();
+        let reachable = if all { vec![true; plan.stages.len()] } else { plan.reachable() };
         let needs = plan.needs(&reachable, images);
         if !needs.is_empty() {
             return Ok(Lowering::Needs(needs));
@@ -92,13 +116,10 @@ pub fn lower(
     let mut build = Build::new(&plan, options, images);
     let mut errors = Vec::new();
     for index in (0..plan.stages.len()).filter(|index| reachable[*index]) {
-        match lower_stage(&mut build, dockerfile, index) {
-            Ok(finished) => build.finished[index] = Some(finished),
-            Err(error) => {
-                errors.push(error);
-                // Whatever takes from this stage would only fail because of it.
-                break;
-            }
+        lower_stage(&mut build, dockerfile, index, &mut errors);
+        if errors.len() >= ERROR_LIMIT {
+            errors.truncate(ERROR_LIMIT);
+            break;
         }
     }
     if !errors.is_empty() {
@@ -107,17 +128,34 @@ pub fn lower(
     finish(dockerfile, build).map(|lowered| Lowering::Done(Box::new(lowered))).map_err(|error| vec![error])
 }
 
-fn lower_stage(build: &mut Build, dockerfile: &Dockerfile, index: usize) -> Result<Finished, Diagnostic> {
+/// Lowers one stage. An instruction that is wrong is told, and those behind it are looked at as if it
+/// were not there. After an ENV or ARG that is wrong they are not, as what they say may only be wrong
+/// for want of a variable; and what is built on such a stage, or takes from it, is left out with it.
+fn lower_stage(build: &mut Build, dockerfile: &Dockerfile, index: usize, errors: &mut Vec<Diagnostic>) {
     let plan = build.plan;
     let stage = &plan.stages[index];
     // A directory that stands in for the base is announced under its own name.
     let is_image = matches!(stage.base, StageBase::Image(_));
     let steps = stage.steps.iter().filter(|step| step.instruction.kind.is_step()).count();
     let steps = steps + usize::from(is_image);
+    let (state, history) = match &stage.base {
+        StageBase::Stage(base) if build.failed[*base] => {
+            build.failed[index] = true;
+            return;
+        }
+        _ => match begin(build, dockerfile, index, steps) {
+            Ok(begun) => begun,
+            Err(error) => {
+                build.failed[index] = true;
+                errors.push(error);
+                return;
+            }
+        },
+    };
     let mut lowering = StageBuild {
-        state: begin(build, dockerfile, index, steps)?,
+        state,
         index,
-        history: Vec::new(),
+        history,
         cmd_is_set: false,
         on_build: false,
         ignore_cache: ignores_cache(build.options, stage.name.as_deref()),
@@ -127,23 +165,31 @@ fn lower_stage(build: &mut Build, dockerfile: &Dockerfile, index: usize) -> Resu
     };
     for step in &stage.steps {
         lowering.on_build = step.on_build;
-        step.instruction.lower(&mut lowering)?;
+        let Err(error) = step.instruction.lower(&mut lowering) else { continue };
+        errors.push(error);
+        let sets_variables = matches!(step.instruction.kind, Kind::Env(_) | Kind::Arg(_));
+        if sets_variables || errors.len() >= ERROR_LIMIT || lowering.build.is_full() {
+            lowering.build.failed[index] = true;
+            return;
+        }
     }
-    Ok(Finished { state: lowering.state, history: lowering.history })
+    let StageBuild { state, history, build, .. } = lowering;
+    build.finished[index] = Some(Finished { state, history });
 }
 
-/// The state that a stage of so many steps begins with.
+/// The state that a stage of so many steps begins with, and its first lines of history.
 fn begin(
     build: &mut Build,
     dockerfile: &Dockerfile,
     index: usize,
     steps: usize,
-) -> Result<State, Diagnostic> {
+) -> Result<(State, Vec<HistoryStep>), Diagnostic> {
     let plan = build.plan;
     let stage = &plan.stages[index];
     let fail = |error: &dyn std::fmt::Display| {
         Diagnostic::error(format!("cannot build on this base: {error}")).at(&dockerfile.source, stage.span)
     };
+    let mut history = Vec::new();
     let mut state = match &stage.base {
         StageBase::Stage(base) => {
             let finished =
@@ -159,7 +205,7 @@ fn begin(
                 return Err(fail(&"it was not resolved"));
             };
             if matches!(base, StageBase::Image(_)) {
-                name = numbered(&stage.title, 1, steps, &name);
+                name = numbered(&build.title(index, &Environment::default()), 1, steps, &name);
             }
             let metadata = Metadata { name, span: Some(stage.span), ignore_cache: false };
             let tree = build.definition.add(Op::Source(source), Vec::new(), metadata);
@@ -187,9 +233,27 @@ fn begin(
                 args: Environment::default(),
                 config,
                 image: key,
+                loose: match base {
+                    StageBase::Local { name, .. } | StageBase::Remote { name, .. } => Some(name.clone()),
+                    _ => None,
+                },
             }
         }
     };
+    let is_built_on =
+        matches!(stage.base, StageBase::Stage(_)) || !stage.steps.is_empty() || index == plan.target;
+    if let Some(name) = state.loose.take_if(|_| is_built_on) {
+        let metadata = Metadata { span: Some(stage.span), ..Metadata::default() };
+        let tree = as_layer(&mut build.definition, state.tree, metadata).map_err(|error| fail(&error))?;
+        let comment = Some("buildkit.exporter.image.v0".to_owned());
+        history.push(HistoryStep {
+            created_by: format!("context {name}"),
+            comment,
+            vertex: Some(tree),
+            base: None,
+        });
+        state.tree = tree;
+    }
     let config = &mut state.config.config;
     config.on_build = Vec::new();
     if !config.working_dir.is_empty() {
@@ -202,7 +266,27 @@ fn begin(
     for (name, value) in state.image_env.entries() {
         state.env.set(name, value);
     }
-    Ok(state)
+    Ok((state, history))
+}
+
+/// A tree that is no image's, as the one layer of an image: what a stage can be built on.
+fn as_layer(
+    definition: &mut Definition,
+    tree: VertexId,
+    metadata: Metadata,
+) -> Result<VertexId, DefinitionError> {
+    let scratch = definition.add(Op::Source(SourceOp::Scratch), Vec::new(), Metadata::default())?;
+    let copy = CopyAction {
+        from: CopySource::Tree { input: 1, path: "/".to_owned(), optional: false },
+        destination: "/".to_owned(),
+        owner: None,
+        mode: None,
+        excludes: Vec::new(),
+        parents: false,
+        unpack: false,
+    };
+    let op = Op::File(FileOp { actions: vec![FileAction::Copy(copy)] });
+    definition.add(op, vec![scratch, tree], metadata)
 }
 
 fn ignores_cache(options: &BuildOptions, name: Option<&str>) -> bool {
@@ -248,6 +332,7 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
     config.os = platform.os().to_owned();
     config.architecture = platform.architecture().to_owned();
     config.variant = platform.variant().map(str::to_owned);
+    let (epoch, warning) = super::epoch::epoch(dockerfile, options, &plan.globals)?;
     Ok(Lowered {
         definition,
         target: tree,
@@ -258,19 +343,20 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
             config: image.config.clone(),
         }),
         history,
-        warnings: dockerfile.warnings.iter().cloned().chain(warnings).collect(),
+        warnings: warnings.into_iter().chain(warning).collect(),
+        epoch,
         unused_build_args: unused_build_args(plan, dockerfile, options),
     })
 }
 
 /// Given arguments that no ARG declares and that mean nothing by themselves.
-fn unused_build_args(plan: &Plan, dockerfile: &Dockerfile, options: &BuildOptions) -> Vec<String> {
+fn unused_build_args(plan: &Plan, dockerfile: &Dockerfile, options: &BuildOptions) -> Vec<UnusedBuildArg> {
     let in_stages =
         plan.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| match &step.instruction.kind {
             Kind::Arg(arg) => Some(arg),
             _ => None,
         });
-    let declared: HashSet<&str> = dockerfile
+    let declared: BTreeSet<&str> = dockerfile
         .globals
         .iter()
         .map(|global| &global.0)
@@ -286,5 +372,9 @@ fn unused_build_args(plan: &Plan, dockerfile: &Dockerfile, options: &BuildOption
             || plan.globals.get(name).is_some()
     };
     let names = options.build_args.keys();
-    names.filter(|name| !declared.contains(name.as_str()) && !predefined(name)).cloned().collect()
+    let unused = names.filter(|name| !declared.contains(name.as_str()) && !predefined(name));
+    let missed = || declared.iter().copied().filter(|name| !options.build_args.contains_key(*name));
+    let unused = unused
+        .map(|name| UnusedBuildArg { name: name.clone(), near: nearest(name, missed()).map(str::to_owned) });
+    unused.collect()
 }

@@ -10,22 +10,32 @@
 //!
 //! The language is that of BuildKit's Dockerfile frontend. Its parts: `lines` joins lines, `syntax`
 //! (with grammar/dockerfile.pest) takes a line apart, `instruction` has a file for each
-//! instruction, `word` expands variables.
+//! instruction, `word` expands variables. `layout` keeps what has no meaning, comments and blank
+//! lines, for `format`; `meaning` is the proof that formatting changed nothing else.
 
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::reference::Reference;
 
 pub mod ast;
+pub mod entitlement;
+mod epoch;
 mod flags;
+pub mod format;
 mod go;
 pub mod ignore;
 pub mod instruction;
+pub mod layout;
+pub mod limits;
 pub mod lines;
+pub mod lint;
 pub mod lower;
+pub mod meaning;
 pub mod mount;
 pub mod options;
+pub mod outline;
 mod path;
 pub mod plan;
+pub mod remote;
 mod stage;
 mod syntax;
 mod trigger;
@@ -34,7 +44,8 @@ mod wildcard;
 mod word;
 
 pub use ast::{Dockerfile, Instruction, Stage};
-pub use lower::{Base, HistoryStep, Lowered, Lowering, lower};
+pub use entitlement::{EntitlementError, Entitlements};
+pub use lower::{Base, HistoryStep, Lowered, Lowering, UnusedBuildArg, lower};
 pub use options::{BuildOptions, ImageNeed, NamedContext, NoCache, ResolvedImage};
 pub use plan::{Plan, plan};
 
@@ -58,6 +69,7 @@ pub fn parse(source: &SourceText) -> Result<Dockerfile, Vec<Diagnostic>> {
         escape: lines.escape,
         globals: Vec::new(),
         stages: Vec::new(),
+        layout: lines.layout,
         warnings: lines.warnings,
     };
     if lines.lines.is_empty() && errors.is_empty() {

@@ -5,7 +5,7 @@
 
 use crate::diagnostic::{Diagnostic, Span, nearest};
 use crate::digest::VertexId;
-use crate::llb::{CacheSharing, Mount, MountKind, SecretEnv};
+use crate::llb::{Attributes, CacheSharing, Mount, MountKind, SecretEnv};
 use crate::parser::ast::{Instruction, Word};
 use crate::parser::go;
 use crate::parser::instruction::Request;
@@ -29,7 +29,8 @@ macro_rules! keys {
             $($key,)*
         }
 
-        const NAMES: &[(&str, Key)] = &[$($(($name, Key::$key),)+)*];
+        /// Every option's name, and what it means.
+        pub const NAMES: &[(&str, Key)] = &[$($(($name, Key::$key),)+)*];
     };
 }
 
@@ -66,7 +67,10 @@ enum Type {
     Cache,
     Tmpfs,
     Secret,
+    Ssh,
 }
+
+const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 
 impl Type {
     fn name(self) -> &'static str {
@@ -75,6 +79,7 @@ impl Type {
             Self::Cache => "cache",
             Self::Tmpfs => "tmpfs",
             Self::Secret => "secret",
+            Self::Ssh => "ssh",
         }
     }
 
@@ -82,12 +87,14 @@ impl Type {
     /// using it is taken.
     fn takes(self, key: Key) -> bool {
         match key {
-            Key::Type | Key::Source | Key::Target | Key::ReadOnly | Key::ReadWrite | Key::Id => true,
-            Key::From => self != Self::Secret,
+            Key::Type | Key::Target | Key::ReadOnly | Key::ReadWrite | Key::Id => true,
+            Key::Source => self != Self::Ssh,
+            Key::From => !matches!(self, Self::Secret | Self::Ssh),
             Key::Sharing => self == Self::Cache,
-            Key::Mode | Key::Uid | Key::Gid => matches!(self, Self::Cache | Self::Secret),
+            Key::Mode | Key::Uid | Key::Gid => matches!(self, Self::Cache | Self::Secret | Self::Ssh),
             Key::Size => self == Self::Tmpfs,
-            Key::Required | Key::Env => self == Self::Secret,
+            Key::Required => matches!(self, Self::Secret | Self::Ssh),
+            Key::Env => self == Self::Secret,
         }
     }
 }
@@ -103,6 +110,14 @@ impl Mounts {
     /// No mounts over `tree`.
     pub fn of(tree: VertexId) -> Self {
         Self { inputs: vec![tree], mounts: Vec::new(), secret_env: Vec::new() }
+    }
+
+    /// The variable by which programs find the first agent, unless `env` has it already.
+    pub fn agent_variable(&self, env: &[(String, String)]) -> Option<(String, String)> {
+        let name = "SSH_AUTH_SOCK";
+        let agent = self.mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh { .. }))?;
+        let known = env.iter().any(|variable| variable.0 == name);
+        (!known).then(|| (name.to_owned(), agent.target.clone()))
     }
 
     /// The number of an input.
@@ -166,14 +181,7 @@ impl MountFlag {
             });
             options.push((*key, value));
         }
-        let flag = Self { span: word.span, options };
-        if let Some(kind) = flag.literal(Key::Type)
-            && kind.text.eq_ignore_ascii_case("ssh")
-        {
-            return Err(Diagnostic::error("mounts of the type `ssh` are not supported yet")
-                .at(request.source, kind.span));
-        }
-        Ok(flag)
+        Ok(Self { span: word.span, options })
     }
 
     fn literal(&self, key: Key) -> Option<&Word> {
@@ -223,17 +231,20 @@ impl MountFlag {
                     read_only: options.read_only()? == Some(true),
                     input: tree.map(|tree| mounts.input(tree)),
                     source: options.source(),
-                    mode: options.number(Key::Mode, 8)?.unwrap_or(0o755),
-                    uid: options.number(Key::Uid, 10)?.unwrap_or(0),
-                    gid: options.number(Key::Gid, 10)?.unwrap_or(0),
+                    attributes: options.attributes(0o755)?,
+                    namespace: stage.given("BUILDKIT_CACHE_MOUNT_NS").unwrap_or_default().to_owned(),
                 };
                 mounts.mounts.push(Mount { target, kind });
             }
             Type::Tmpfs => {
                 let target = options.target(stage)?;
-                mounts.mounts.push(Mount { target, kind: MountKind::Tmpfs { size: options.size()? } });
+                let read_only = options.read_only()? == Some(true);
+                mounts
+                    .mounts
+                    .push(Mount { target, kind: MountKind::Tmpfs { size: options.size()?, read_only } });
             }
             Type::Secret => options.secret(stage, mounts)?,
+            Type::Ssh => options.ssh(stage, mounts)?,
         }
         Ok(())
     }
@@ -256,12 +267,12 @@ impl<'a> Options<'a> {
                 "cache" => Type::Cache,
                 "tmpfs" => Type::Tmpfs,
                 "secret" => Type::Secret,
-                "ssh" => return Err(options.error("mounts of the type `ssh` are not supported yet", span)),
+                "ssh" => Type::Ssh,
                 other => {
                     let error = options.error(format!("unknown mount type `{other}`"), span);
-                    return Err(match nearest(other, ["bind", "cache", "tmpfs", "secret"]) {
+                    return Err(match nearest(other, TYPES) {
                         Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
-                        None => error.hint("the types are `bind`, `cache`, `tmpfs` and `secret`"),
+                        None => error.hint("the types are `bind`, `cache`, `tmpfs`, `secret` and `ssh`"),
                     });
                 }
             };
@@ -365,7 +376,10 @@ impl<'a> Options<'a> {
             "locked" => Ok(CacheSharing::Locked),
             other => {
                 let error = self.error(format!("invalid value `{other}` for `sharing`"), span);
-                Err(error.hint("`sharing` is `shared`, `private` or `locked`"))
+                Err(match nearest(other, ["shared", "private", "locked"]) {
+                    Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+                    None => error.hint("`sharing` is `shared`, `private` or `locked`"),
+                })
             }
         }
     }
@@ -406,14 +420,47 @@ impl<'a> Options<'a> {
                 format!("/run/secrets/{name}")
             }
         };
-        let kind = MountKind::Secret {
-            id: id.to_owned(),
-            required,
-            mode: self.number(Key::Mode, 8)?.unwrap_or(0o400),
-            uid: self.number(Key::Uid, 10)?.unwrap_or(0),
-            gid: self.number(Key::Gid, 10)?.unwrap_or(0),
-        };
+        let Attributes { mode, uid, gid } = self.attributes(0o400)?.unwrap_or(owned_by_root(0o400));
+        let kind = MountKind::Secret { id: id.to_owned(), required, mode, uid, gid };
         mounts.mounts.push(Mount { target, kind });
         Ok(())
     }
+
+    /// The socket of an agent; those without a target are numbered among the step's agents.
+    fn ssh(&self, stage: &StageBuild, mounts: &mut Mounts) -> Result<(), Diagnostic> {
+        let id = self.text(Key::Id).filter(|id| !id.is_empty()).unwrap_or("default").to_owned();
+        let target = match self.text(Key::Target) {
+            None | Some("") => {
+                let agents = mounts.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Ssh { .. }));
+                format!("/run/buildkit/ssh_agent.{}", agents.count())
+            }
+            Some(_) => self.target(stage)?,
+        };
+        let required = match self.get(Key::Required) {
+            Some((value, span)) => self.truth(Key::Required, value, span)?,
+            None => false,
+        };
+        let Attributes { mode, uid, gid } = self.attributes(0o600)?.unwrap_or(owned_by_root(0o600));
+        mounts.mounts.push(Mount { target, kind: MountKind::Ssh { id, required, mode, uid, gid } });
+        Ok(())
+    }
+
+    /// Mode and owner, if any of them was given.
+    fn attributes(&self, mode: u32) -> Result<Option<Attributes>, Diagnostic> {
+        let given = |key| self.get(key).is_some();
+        let any = given(Key::Mode) || given(Key::Uid) || given(Key::Gid);
+        Ok(if any {
+            Some(Attributes {
+                mode: self.number(Key::Mode, 8)?.unwrap_or(mode),
+                uid: self.number(Key::Uid, 10)?.unwrap_or(0),
+                gid: self.number(Key::Gid, 10)?.unwrap_or(0),
+            })
+        } else {
+            None
+        })
+    }
+}
+
+fn owned_by_root(mode: u32) -> Attributes {
+    Attributes { mode, uid: 0, gid: 0 }
 }

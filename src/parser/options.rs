@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use crate::diagnostic::Span;
 use crate::digest::ImageId;
 use crate::image::ImageConfig;
-use crate::llb::Network;
+use crate::llb::{ExecLimits, Network, SourceOp};
+use crate::parser::entitlement::Entitlements;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -32,6 +33,14 @@ pub struct BuildOptions {
     pub no_cache: NoCache,
     /// The patterns of `.dockerignore`, for the main context.
     pub excludes: Vec<String>,
+    /// `--allow`.
+    pub entitlements: Entitlements,
+    /// `--ulimit`, `--shm-size` and `--cgroup-parent`.
+    pub limits: ExecLimits,
+    /// What is fetched as the main context; none if that is a directory.
+    pub remote_context: Option<SourceOp>,
+    /// The build is for several platforms: steps are named with theirs.
+    pub multi_platform: bool,
 }
 
 impl BuildOptions {
@@ -48,6 +57,10 @@ impl BuildOptions {
             network: Network::Default,
             no_cache: NoCache::None,
             excludes: Vec::new(),
+            entitlements: Entitlements::default(),
+            limits: ExecLimits::default(),
+            remote_context: None,
+            multi_platform: false,
         }
     }
 
@@ -72,6 +85,13 @@ pub enum NamedContext {
         excludes: Vec<String>,
     },
     Image(Reference),
+    /// A repository or a file that is fetched.
+    Remote {
+        name: String,
+        source: SourceOp,
+    },
+    /// Another stage of the file (`target:NAME`).
+    Stage(String),
 }
 
 /// Which steps run even if their result is known.

@@ -65,20 +65,22 @@ pub(crate) enum OwnerError {
     Range(String),
 }
 
-/// Reads `user[:group]`, each a number or a name.
+/// Reads `user[:group]`, each a number or a name. An empty half is root, and so is `root`, whatever
+/// the image's own `/etc/passwd` says: that is how BuildKit reads them.
 ///
 /// # Errors
 /// [`OwnerError`] for numbers that are no ids, negative ones and 4294967295 among them: the kernel
-/// takes the latter for "leave it as it is".
+/// takes the latter for "leave it as it is". BuildKit is laxer, and takes a number that does not fit
+/// for a name that nobody has, which ends at root.
 pub(crate) fn owner(text: &str) -> Result<Owner, OwnerError> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    let group = group.filter(|group| !group.is_empty());
-    // `:group` gives a group to what would be root's.
-    let user = if user.is_empty() { Id::Number(0) } else { id(user)? };
-    Ok(Owner { user, group: group.map(id).transpose()? })
+    Ok(Owner { user: id(user)?, group: group.map(id).transpose()? })
 }
 
 fn id(text: &str) -> Result<Id, OwnerError> {
+    if matches!(text, "" | "root") {
+        return Ok(Id::Number(0));
+    }
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()) {
         return Ok(Id::Name(text.to_owned()));
@@ -97,12 +99,8 @@ pub(crate) fn is_mode(text: &str) -> bool {
     text.split(',').all(|clause| {
         let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
         let is_operator = |c| matches!(c, '+' | '-' | '=');
-        let fine = |permissions: &str| {
-            matches!(permissions, "u" | "g" | "o")
-                || permissions.chars().all(|c| matches!(c, 'r' | 'w' | 'x' | 'X' | 's' | 't'))
-        };
-        // An operator comes first; between operators stand permissions or one class to copy.
-        actions.starts_with(is_operator) && actions.split(is_operator).all(fine)
+        // An operator comes first; behind each stand permissions, and classes to copy.
+        actions.starts_with(is_operator) && actions.chars().all(|c| is_operator(c) || "rwxXstugo".contains(c))
     })
 }
 
@@ -158,7 +156,9 @@ mod tests {
     fn owners() {
         assert_eq!(owner("33"), Ok(Owner { user: Id::Number(33), group: None }));
         assert_eq!(owner("a:5"), Ok(Owner { user: Id::Name("a".into()), group: Some(Id::Number(5)) }));
-        assert_eq!(owner("a:"), Ok(Owner { user: Id::Name("a".into()), group: None }));
+        assert_eq!(owner("a:"), Ok(Owner { user: Id::Name("a".into()), group: Some(Id::Number(0)) }));
+        assert_eq!(owner("root"), Ok(Owner { user: Id::Number(0), group: None }));
+        assert_eq!(owner("7:root"), Ok(Owner { user: Id::Number(7), group: Some(Id::Number(0)) }));
         for bad in ["4294967296", "-1", "4294967295", "0:99999999999"] {
             assert!(matches!(owner(bad), Err(OwnerError::Range(_))), "{bad}");
         }
@@ -170,7 +170,7 @@ mod tests {
         for fine in ["0", "644", "4755", "07777", "u+x", "+x", "go=u", "u=rwX,go=rX", "a-w+x", "u=", "=rw"] {
             assert!(is_mode(fine), "{fine}");
         }
-        for bad in ["", "8", "17777", "rwx", "u", "u+z", "u+x,", "go=ug", "-1"] {
+        for bad in ["", "8", "17777", "rwx", "u", "u+z", "u+x,", "go=ugz", "-1"] {
             assert!(!is_mode(bad), "{bad}");
         }
     }

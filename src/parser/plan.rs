@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
+use crate::llb::SourceOp;
 use crate::parser::ast::{Dockerfile, Instruction, Word};
 use crate::parser::lower::Images;
 use crate::parser::options::{BuildOptions, ImageNeed, NamedContext};
 use crate::parser::stage::expansion_error;
 use crate::parser::variables::Environment;
-use crate::parser::word::{self, Style, Variables};
+use crate::parser::word::{self, Style};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -54,6 +55,11 @@ pub enum StageBase {
     Local {
         name: String,
         excludes: Vec<String>,
+    },
+    /// A repository or a file that is fetched, by the name of its context.
+    Remote {
+        name: String,
+        source: SourceOp,
     },
 }
 
@@ -106,11 +112,14 @@ pub fn plan<'a>(dockerfile: &'a Dockerfile, options: &BuildOptions) -> Result<Pl
             plan.names.insert(name.text.clone(), index);
         }
     }
+    match plan.find_target(options) {
+        Ok(target) => plan.target = target,
+        Err(error) => errors.push(error),
+    }
+    errors.extend(plan.check_sources().err().into_iter().flatten());
     if !errors.is_empty() {
         return Err(errors);
     }
-    plan.target = plan.find_target(options).map_err(|error| vec![error])?;
-    plan.check_sources()?;
     plan.check_cycles()?;
     if plan.stands_alone() {
         plan.stages[0].title.clear();
@@ -119,7 +128,10 @@ pub fn plan<'a>(dockerfile: &'a Dockerfile, options: &BuildOptions) -> Result<Pl
 }
 
 /// The variables that FROM sees: those of the platforms, and the ARGs before the first FROM.
-fn global_arguments(dockerfile: &Dockerfile, options: &BuildOptions) -> Result<Environment, Vec<Diagnostic>> {
+pub(crate) fn global_arguments(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+) -> Result<Environment, Vec<Diagnostic>> {
     let mut globals = Environment::default();
     let mut platform = |prefix: &str, platform: &Platform| {
         for (name, value) in [
@@ -160,10 +172,16 @@ fn global_arguments(dockerfile: &Dockerfile, options: &BuildOptions) -> Result<E
     if errors.is_empty() { Ok(globals) } else { Err(errors) }
 }
 
-fn expand(dockerfile: &Dockerfile, word: &Word, variables: &dyn Variables) -> Result<String, Diagnostic> {
+fn expand(dockerfile: &Dockerfile, word: &Word, variables: &Environment) -> Result<String, Diagnostic> {
     word::expand(&word.text, Style::new(dockerfile.escape), variables)
         .map(|expansion| expansion.text)
-        .map_err(|error| expansion_error(&dockerfile.source, word, &error))
+        .map_err(|error| expansion_error(&dockerfile.source, word, &error, variables.names()))
+}
+
+/// The variable that a word of FROM may have meant by one that is not set.
+fn meant<'a>(dockerfile: &Dockerfile, word: &Word, variables: &'a Environment) -> Option<&'a str> {
+    let expansion = word::expand(&word.text, Style::new(dockerfile.escape), variables).ok()?;
+    expansion.unset.iter().find_map(|name| nearest(name, variables.names()))
 }
 
 /// What a name of a context is compared by: image names in their short form, others in lower case.
@@ -184,16 +202,24 @@ impl<'a> Plan<'a> {
         let name = expand(dockerfile, &base.image, &self.globals)?;
         let at_image = |message: String| Diagnostic::error(message).at(self.source, base.image.span);
         if name.is_empty() {
-            return Err(at_image(format!("the base name `{}` is empty", base.image.text))
-                .hint("an ARG that FROM uses stands before the first FROM, and needs a value"));
+            let error = at_image(format!("the base name `{}` is empty", base.image.text));
+            return Err(match meant(dockerfile, &base.image, &self.globals) {
+                Some(name) => error.hint(format!("did you mean `{name}`?")),
+                None => error.hint("an ARG that FROM uses stands before the first FROM, and needs a value"),
+            });
         }
-        let platform = match &base.platform {
+        // `--platform=` with nothing behind it asks for nothing; a variable that is empty is a mistake.
+        let platform = match base.platform.as_ref().filter(|word| !word.text.is_empty()) {
             None => self.platform.clone(),
             Some(word) => {
                 let text = expand(dockerfile, word, &self.globals)?;
                 let fail = |message: String| Diagnostic::error(message).at(self.source, word.span);
                 if text.is_empty() {
-                    return Err(fail(format!("the platform `{}` is empty", word.text)));
+                    let error = fail(format!("the platform `{}` is empty", word.text));
+                    return Err(match meant(dockerfile, word, &self.globals) {
+                        Some(name) => error.hint(format!("did you mean `{name}`?")),
+                        None => error,
+                    });
                 }
                 Platform::parse(&text).map_err(|error| fail(error.to_string()))?
             }
@@ -210,7 +236,7 @@ impl<'a> Plan<'a> {
         };
         // A named context takes the whole place of a stage with its name.
         if let Some(context) = planned.name.as_ref().and_then(|name| self.context(name)) {
-            planned.base = base_of(context);
+            planned.base = self.base_of(context).map_err(at_image)?;
             planned.triggered = true;
             return Ok(planned);
         }
@@ -223,7 +249,7 @@ impl<'a> Plan<'a> {
             Some(&earlier) => StageBase::Stage(earlier),
             None if name == "scratch" => StageBase::Scratch,
             None => match self.context(&name) {
-                Some(context) => base_of(context),
+                Some(context) => self.base_of(context).map_err(at_image)?,
                 None => StageBase::Image(Reference::parse(&name).map_err(|error| {
                     let error = at_image(error.to_string());
                     match nearest(&name, self.names.keys().map(String::as_str)) {
@@ -241,6 +267,23 @@ impl<'a> Plan<'a> {
             return None;
         }
         self.contexts.get(&context_key(name))
+    }
+
+    /// What stands in for an image or a stage. A stage that does must have been planned already.
+    fn base_of(&self, context: &NamedContext) -> Result<StageBase, String> {
+        match context {
+            NamedContext::Local { name, excludes } => {
+                Ok(StageBase::Local { name: name.clone(), excludes: excludes.clone() })
+            }
+            NamedContext::Image(reference) => Ok(StageBase::Image(reference.clone())),
+            NamedContext::Remote { name, source } => {
+                Ok(StageBase::Remote { name: name.clone(), source: source.clone() })
+            }
+            NamedContext::Stage(stage) => match self.names.get(&stage.to_ascii_lowercase()) {
+                Some(&index) => Ok(StageBase::Stage(index)),
+                None => Err(format!("a build context is `target:{stage}`, but no stage above has that name")),
+            },
+        }
     }
 
     fn find_target(&self, options: &BuildOptions) -> Result<usize, Diagnostic> {
@@ -277,7 +320,7 @@ impl<'a> Plan<'a> {
             return Ok(StageBase::Scratch);
         }
         match self.context(from) {
-            Some(context) => Ok(base_of(context)),
+            Some(context) => self.base_of(context),
             None => Reference::parse(from).map(StageBase::Image).map_err(|error| error.to_string()),
         }
     }
@@ -412,13 +455,4 @@ enum Visit {
     New,
     Open,
     Done,
-}
-
-fn base_of(context: &NamedContext) -> StageBase {
-    match context {
-        NamedContext::Local { name, excludes } => {
-            StageBase::Local { name: name.clone(), excludes: excludes.clone() }
-        }
-        NamedContext::Image(reference) => StageBase::Image(reference.clone()),
-    }
 }

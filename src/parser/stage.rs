@@ -1,6 +1,6 @@
 //! A stage while it is lowered: what its instructions read and change.
 
-use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
 use crate::digest::VertexId;
 use crate::image::ImageConfig;
 use crate::llb::{Definition, Metadata, Network, Op, SecretEnv, SourceOp};
@@ -9,7 +9,7 @@ use crate::parser::lower::{HistoryStep, Images};
 use crate::parser::options::BuildOptions;
 use crate::parser::plan::{Plan, StageBase};
 use crate::parser::variables::Environment;
-use crate::parser::word::{self, Expansion, Style, Variables, WordError};
+use crate::parser::word::{self, Expansion, Style, Variables, WordError, WordErrorKind};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -33,6 +33,9 @@ pub(crate) struct State {
     pub config: ImageConfig,
     /// The image below, if there is one.
     pub image: Option<(Reference, Platform)>,
+    /// The context that stands in for the stage, as long as its tree is no layer of an image yet:
+    /// whoever only copies from it reads what it copies, and not all of it.
+    pub loose: Option<String>,
 }
 
 /// A stage that is done.
@@ -50,6 +53,8 @@ pub(crate) struct Build<'a> {
     pub images: &'a Images,
     pub definition: Definition,
     pub finished: Vec<Option<Finished>>,
+    /// The stages that something kept from being lowered to their end.
+    pub failed: Vec<bool>,
     pub warnings: Vec<Diagnostic>,
     /// The main context, once something reads it.
     context: Option<VertexId>,
@@ -66,10 +71,43 @@ impl<'a> Build<'a> {
             images,
             definition: Definition::new(),
             finished,
+            failed: vec![false; plan.stages.len()],
             warnings: Vec::new(),
             context: None,
             left: BUILD_LIMIT,
         }
+    }
+
+    /// Whether the limit was met: no error behind that one tells anything.
+    pub fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// What stands before the number of a stage's steps: its platform if the build is for several,
+    /// and `->arm64` if it runs on one platform and was told that it makes something for another.
+    pub fn title(&self, stage: usize, env: &Environment) -> String {
+        let title = &self.plan.stages[stage].title;
+        if !self.options.multi_platform {
+            return title.clone();
+        }
+        let mut bottom = &self.plan.stages[stage];
+        while let StageBase::Stage(base) = bottom.base {
+            bottom = &self.plan.stages[base];
+        }
+        let blank = if title.is_empty() { "" } else { " " };
+        let target = env.get("TARGETPLATFORM").and_then(|text| Platform::parse(text).ok()).or_else(|| {
+            let (os, arch) = (env.get("TARGETOS").unwrap_or("linux"), env.get("TARGETARCH")?);
+            (!arch.is_empty()).then(|| Platform::new(os, arch, env.get("TARGETVARIANT")))
+        });
+        let target = match target.filter(|target| *target != bottom.platform) {
+            Some(target) if target.os() == bottom.platform.os() => {
+                let whole = target.to_string();
+                format!("->{}", whole.split_once('/').map_or(whole.as_str(), |(_, rest)| rest))
+            }
+            Some(target) => format!("->{target}"),
+            None => String::new(),
+        };
+        format!("{}{target}{blank}{title}", bottom.platform)
     }
 
     /// Counts `bytes` against the limit.
@@ -79,10 +117,13 @@ impl<'a> Build<'a> {
                 self.left = left;
                 Ok(())
             }
-            None => Err(Diagnostic::error(format!(
-                "the texts of this build expand to more than {BUILD_LIMIT} bytes"
-            ))
-            .at(source, span)),
+            None => {
+                self.left = 0;
+                Err(Diagnostic::error(format!(
+                    "the texts of this build expand to more than {BUILD_LIMIT} bytes"
+                ))
+                .at(source, span))
+            }
         }
     }
 }
@@ -104,14 +145,28 @@ pub(crate) struct StageBuild<'b, 'a> {
 }
 
 /// An error in a word, underlined as closely as its place is known.
-pub(crate) fn expansion_error(source: &SourceText, word: &Word, error: &WordError) -> Diagnostic {
+/// `known` are the names that are set, one of which may have been meant.
+pub(crate) fn expansion_error<'a>(
+    source: &SourceText,
+    word: &Word,
+    error: &WordError,
+    known: impl Iterator<Item = &'a str>,
+) -> Diagnostic {
     // Where the word was written without continuation lines its bytes are those of the source.
     let plain = word.span.end - word.span.start == word.text.len();
     let span = match plain {
         true => Span::new(word.span.start + error.start, word.span.start + error.end),
         false => word.span,
     };
-    Diagnostic::error(format!("cannot expand `{}`: {error}", shortened(&word.text))).at(source, span)
+    let finding =
+        Diagnostic::error(format!("cannot expand `{}`: {error}", shortened(&word.text))).at(source, span);
+    match &error.kind {
+        WordErrorKind::Required { name, .. } => match nearest(name, known.filter(|known| known != name)) {
+            Some(near) => finding.hint(format!("did you mean `{near}`, which is set?")),
+            None => finding,
+        },
+        _ => finding,
+    }
 }
 
 fn shortened(text: &str) -> String {
@@ -153,7 +208,7 @@ impl StageBuild<'_, '_> {
 
     fn expansion(&mut self, at: &Instruction, word: &Word, style: Style) -> Result<Expansion, Diagnostic> {
         let expansion = word::expand(&word.text, style, &self.state.env)
-            .map_err(|error| expansion_error(&at.source, word, &error))?;
+            .map_err(|error| expansion_error(&at.source, word, &error, self.state.env.names()))?;
         self.charge(at, expansion.text.len())?;
         Ok(expansion)
     }
@@ -203,6 +258,7 @@ impl StageBuild<'_, '_> {
     pub fn shell(&self, line: String) -> Vec<String> {
         let mut args = match &self.state.config.config.shell {
             Some(shell) if !shell.is_empty() => shell.clone(),
+            _ if self.state.config.os == "windows" => ["cmd", "/S", "/C"].map(str::to_owned).to_vec(),
             _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
         };
         args.push(line);
@@ -293,12 +349,28 @@ impl StageBuild<'_, '_> {
         if let Some(context) = self.build.context {
             return Ok(context);
         }
-        let excludes = self.build.options.excludes.clone();
-        let source = SourceOp::Local { name: "context".to_owned(), excludes };
+        let source = match &self.build.options.remote_context {
+            Some(remote) => remote.clone(),
+            None => {
+                let excludes = self.build.options.excludes.clone();
+                SourceOp::Local { name: "context".to_owned(), excludes }
+            }
+        };
         let name = "[internal] load build context".to_owned();
         let context = self.add_source(at, source, Metadata { name, ..Metadata::default() })?;
         self.build.context = Some(context);
         Ok(context)
+    }
+
+    /// The tree of something that ADD fetches.
+    pub fn fetched(&mut self, at: &Instruction, source: SourceOp) -> Result<VertexId, Diagnostic> {
+        let name = match &source {
+            SourceOp::Http(http) => format!("[internal] download {}", http.url),
+            SourceOp::Git(git) => format!("[internal] look up {git}"),
+            SourceOp::Scratch | SourceOp::Image { .. } | SourceOp::Local { .. } => String::new(),
+        };
+        let metadata = Metadata { name, span: Some(self.span(at)), ignore_cache: false };
+        self.add_source(at, source, metadata)
     }
 
     /// The tree of what `--from` names.
@@ -307,6 +379,8 @@ impl StageBuild<'_, '_> {
         match self.build.plan.source(&from.text).map_err(fail)? {
             StageBase::Stage(stage) => match &self.build.finished[stage] {
                 Some(finished) => Ok(finished.state.tree),
+                // The build ends with the error of that stage, so any tree will do.
+                None if self.build.failed[stage] => Ok(self.state.tree),
                 None => Err(fail(format!(
                     "cannot take files from the stage `{}`: it is defined after the stage `{}`",
                     self.build.plan.called(stage),
@@ -361,9 +435,9 @@ impl StageBuild<'_, '_> {
             return text;
         }
         self.step += 1;
-        let title = &self.build.plan.stages[self.index].title;
+        let title = self.build.title(self.index, &self.state.env);
         let trigger = if self.on_build { "ONBUILD " } else { "" };
-        numbered(title, self.step, self.steps, &format!("{trigger}{text}"))
+        numbered(&title, self.step, self.steps, &format!("{trigger}{text}"))
     }
 
     /// `RUN |1 A=1 /bin/sh -c make # buildkit`: with the declared arguments as the step saw them.
@@ -416,6 +490,7 @@ pub(crate) fn source_of(
             let source = SourceOp::Local { name: name.clone(), excludes: excludes.clone() };
             Some((source, format!("[context {name}] load from client")))
         }
+        StageBase::Remote { name, source } => Some((source.clone(), format!("[context {name}] load"))),
         StageBase::Image(reference) => {
             let image = images.get(&(reference.clone(), platform.clone()))?;
             let source = SourceOp::Image {

@@ -41,13 +41,12 @@ pub(crate) fn command(text: &str) -> Option<Command<'_>> {
         match pair.as_rule() {
             Rule::keyword => keyword = Some(piece(&pair)),
             Rule::flag => flags.push(piece(&pair)),
-            Rule::arguments => arguments = Some(piece(&pair)),
+            Rule::arguments => arguments = Some(pair.as_span().start()),
             _ => {}
         }
     }
-    let mut arguments = arguments?;
-    arguments.text = arguments.text.trim_end();
-    Some(Command { keyword: keyword?, flags, arguments })
+    let start = arguments?;
+    Some(Command { keyword: keyword?, flags, arguments: Piece { text: text[start..].trim_end(), start } })
 }
 
 /// The words of a plain list, separated by blanks.

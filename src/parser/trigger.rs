@@ -53,7 +53,9 @@ impl Plan<'_> {
     fn triggers_of(&self, index: usize, images: &Images) -> (Vec<String>, String) {
         let stage = &self.stages[index];
         match &stage.base {
-            StageBase::Scratch | StageBase::Local { .. } => (Vec::new(), String::new()),
+            StageBase::Scratch | StageBase::Local { .. } | StageBase::Remote { .. } => {
+                (Vec::new(), String::new())
+            }
             StageBase::Image(reference) => {
                 let image = images.get(&(reference.clone(), stage.platform.clone()));
                 let triggers = image.map(|image| image.config.config.on_build.clone()).unwrap_or_default();

@@ -66,9 +66,23 @@ impl Pattern {
         Ok(&value[..value.len() - length.unwrap_or(0)])
     }
 
-    /// `value` with the first match, or all, replaced; each match is the longest at the leftmost
-    /// place.
-    pub fn replace(&self, value: &str, with: &str, all: bool, limit: usize) -> Result<String, PatternError> {
+    /// `value` with the first match replaced: the longest at the leftmost place.
+    pub fn replace_first(&self, value: &str, with: &str, limit: usize) -> Result<String, PatternError> {
+        self.replace(value, &Template(vec![Part::Text(with)]), Times::Once, limit)
+    }
+
+    /// `value` with all matches replaced, each the longest at the leftmost place.
+    pub fn replace_all(&self, value: &str, with: &Template, limit: usize) -> Result<String, PatternError> {
+        self.replace(value, with, Times::All, limit)
+    }
+
+    fn replace(
+        &self,
+        value: &str,
+        with: &Template,
+        times: Times,
+        limit: usize,
+    ) -> Result<String, PatternError> {
         let (mut out, mut at, mut cost) = (String::new(), 0, 0);
         // An empty match right behind a match is none.
         let mut behind_match = false;
@@ -77,10 +91,10 @@ impl Pattern {
             let found = matched(&self.0, rest.chars(), true, &mut cost)?;
             let mut taken = 0;
             if let Some(length) = found.filter(|&length| length > 0 || !behind_match) {
-                out.push_str(with);
-                if !all {
+                with.put(&rest[..length], &mut out);
+                if times == Times::Once {
                     out.push_str(&rest[length..]);
-                    return Ok(out);
+                    return if out.len() > limit { Err(PatternError::Long(limit)) } else { Ok(out) };
                 }
                 taken = length;
             }
@@ -96,6 +110,70 @@ impl Pattern {
             }
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Once,
+    All,
+}
+
+/// What `${name//pattern/…}` puts in the place of each match.
+///
+/// BuildKit hands it to Go's `ReplaceAllString`, in which `$0` and `${0}` are the match, `$$` is a
+/// dollar, and any other `$name` or `${name}` is a group that these patterns do not have, and so
+/// nothing. With a single `/` a dollar is one like any other character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template<'a>(Vec<Part<'a>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part<'a> {
+    Text(&'a str),
+    Match,
+}
+
+impl<'a> Template<'a> {
+    pub fn parse(text: &'a str) -> Self {
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while let Some(at) = rest.find('$') {
+            parts.push(Part::Text(&rest[..at]));
+            let behind = &rest[at + 1..];
+            if let Some(tail) = behind.strip_prefix('$') {
+                parts.push(Part::Text("$"));
+                rest = tail;
+            } else if let Some((name, tail)) = group(behind) {
+                // `$00` is no number to Go: a group's number has no zeros before it.
+                if name == "0" {
+                    parts.push(Part::Match);
+                }
+                rest = tail;
+            } else {
+                parts.push(Part::Text("$"));
+                rest = behind;
+            }
+        }
+        parts.push(Part::Text(rest));
+        Self(parts)
+    }
+
+    fn put(&self, matched: &str, out: &mut String) {
+        for part in &self.0 {
+            out.push_str(match part {
+                Part::Text(text) => text,
+                Part::Match => matched,
+            });
+        }
+    }
+}
+
+/// The name of a group behind a `$`, bare or in braces, and what follows; none if it is no name.
+fn group(text: &str) -> Option<(&str, &str)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let (name, tail) = match text.strip_prefix('{') {
+        Some(inner) => inner.split_once('}').filter(|(name, _)| name.chars().all(is_name))?,
+        None => text.split_at(text.find(|c| !is_name(c)).unwrap_or(text.len())),
+    };
+    (!name.is_empty()).then_some((name, tail))
 }
 
 /// How many bytes at the beginning of `text` match, if any way does.
@@ -173,7 +251,13 @@ mod tests {
 
     #[test]
     fn replacing() {
-        let replace = |p, value, with, all| pattern(p).replace(value, with, all, 1000).unwrap();
+        let replace = |p, value, with, all| {
+            let pattern = pattern(p);
+            match all {
+                true => pattern.replace_all(value, &Template::parse(with), 1000).unwrap(),
+                false => pattern.replace_first(value, with, 1000).unwrap(),
+            }
+        };
         assert_eq!(replace(".", "1.2.3", "-", false), "1-2.3");
         assert_eq!(replace(".", "1.2.3", "_", true), "1_2_3");
         assert_eq!(replace("2*4", "1.2.3.4", "end", false), "1.end");
@@ -183,10 +267,33 @@ mod tests {
     }
 
     #[test]
+    fn dollars_in_replacements() {
+        let all = |with| pattern("?").replace_all("ab", &Template::parse(with), 1000).unwrap();
+        for (with, expected) in [
+            ("<$0>", "<a><b>"),
+            ("${0}.", "a.b."),
+            ("$1x", ""),
+            ("${1}x", "xx"),
+            ("$name.", ".."),
+            ("$$0", "$0$0"),
+            ("$", "$$"),
+            ("$-", "$-$-"),
+            ("${0", "${0${0"),
+            ("${-}", "${-}${-}"),
+        ] {
+            assert_eq!(all(with), expected, "{with}");
+        }
+        assert_eq!(pattern("?").replace_first("ab", "$0$0", 1000).unwrap(), "$0$0b");
+    }
+
+    #[test]
     fn costs_are_bounded() {
         let value = "a".repeat(100_000);
         let costly = pattern(&("a*".repeat(2000) + "b"));
-        assert_eq!(costly.replace(&value, "", true, 1 << 20), Err(PatternError::Costly));
-        assert_eq!(pattern("a").replace(&value, "aaaa", true, 100), Err(PatternError::Long(100)));
+        assert_eq!(costly.replace_all(&value, &Template::parse(""), 1 << 20), Err(PatternError::Costly));
+        assert_eq!(
+            pattern("a").replace_all(&value, &Template::parse("aaaa"), 100),
+            Err(PatternError::Long(100))
+        );
     }
 }

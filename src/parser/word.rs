@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::parser::wildcard::{Pattern, PatternError};
+use crate::parser::wildcard::{Pattern, PatternError, Template};
 
 /// The most that one word may expand to, in bytes.
 pub(crate) const WORD_LIMIT: usize = 1 << 20;
@@ -341,12 +341,11 @@ impl Reader<'_> {
                     }
                 }
             }
-            '#' | '%' => {
+            '#' | '%' if !empty_is_unset => {
                 let word = self.inner(start, '}', true)?;
-                let value = self.value(&name);
-                let Some(value) = value else {
-                    let kept = self.style.keep_unset.then(|| format!("${{{name}{operator}{word}}}"));
-                    return Ok(kept.unwrap_or_default());
+                let value = match self.value(&name) {
+                    None if self.style.keep_unset => return Ok(format!("${{{name}{operator}{word}}}")),
+                    value => value.unwrap_or_default(),
                 };
                 let longest = word.starts_with(operator);
                 let pattern = self.pattern(start, if longest { &word[1..] } else { &word })?;
@@ -363,13 +362,20 @@ impl Reader<'_> {
                 }
                 let pattern = self.inner(start, '/', true)?;
                 let replacement = self.inner(start, '}', true)?;
-                let Some(value) = self.value(&name) else {
-                    let slashes = if all { "//" } else { "/" };
-                    let kept = || format!("${{{name}{slashes}{pattern}/{replacement}}}");
-                    return Ok(self.style.keep_unset.then(kept).unwrap_or_default());
+                let value = match self.value(&name) {
+                    None if self.style.keep_unset => {
+                        let slashes = if all { "//" } else { "/" };
+                        return Ok(format!("${{{name}{slashes}{pattern}/{replacement}}}"));
+                    }
+                    // As empty text, which a pattern such as `*` matches.
+                    value => value.unwrap_or_default(),
                 };
                 let pattern = self.pattern(start, &pattern)?;
-                let replaced = pattern.replace(&value, &replacement, all, WORD_LIMIT);
+                let replaced = if all {
+                    pattern.replace_all(&value, &Template::parse(&replacement), WORD_LIMIT)
+                } else {
+                    pattern.replace_first(&value, &replacement, WORD_LIMIT)
+                };
                 replaced.map_err(|e| self.error(start, WordErrorKind::Pattern(e)))
             }
             other => {

@@ -69,9 +69,39 @@ fn one_pattern() {
         ("x**y", "xy", true),
         ("x**y", "xa/y", true),
         ("x**y", "xay", false),
+        // What moby leaves to its regular expressions.
+        ("[a*]", "a]", true),
+        ("[a*]", "a", false),
+        ("[a?]", "/]", true),
+        ("[[:digit:]]", "7", true),
+        ("[[]x", "[x", true),
+        ("a^*", "a^b", false),
+        ("^a*", "ab", true),
+        ("^a*", "^a", false),
+        ("a^b", "a^b", true),
+        (r"\d*", "1x", true),
+        (r"\d*", "1x/below", true),
+        (r"\d*", "dx", false),
+        (r"\w", "z/w", true),
+        (r"\.", ".", true),
+        (r"[\d]x", "3x", true),
+        (r"x\-*", "x-1", true),
+        ("[a&&b]*^", "&", false),
+        ("[a&&~]^*", "a", false),
     ] {
         assert_eq!(patterns(&[pattern]).matches(path.as_bytes()), want, "{pattern} {path}");
     }
+}
+
+#[test]
+fn odd_patterns_that_are_none() {
+    for pattern in [r"\y", r"\1*", "[", "[]", "a[", r"a\\"] {
+        let found = Patterns::parse([pattern]);
+        assert_eq!(found.is_err(), pattern != r"a\\", "{pattern} {found:?}");
+    }
+    // A walk enters what such a pattern may take back.
+    assert!(patterns(&["a", r"!a/\d*"]).may_match_below(b"a"));
+    assert!(!patterns(&["a", r"!a/\d*"]).matches(b"a/7"));
 }
 
 #[test]
@@ -168,20 +198,22 @@ fn one_name() {
 
 #[test]
 fn sources_are_taken_apart() {
-    let show = |path: &str| {
-        let shown = steps(path).unwrap().into_iter().map(|step| match step {
+    let show = |path: &str, double_star| {
+        let shown = steps(path, double_star).unwrap().into_iter().map(|step| match step {
             Step::Name(name) => name,
             Step::Match(_) => "?".to_owned(),
             Step::Deep => "**".to_owned(),
         });
         shown.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(show("../../a//b/./c/"), "a b c");
-    assert_eq!(show("/"), "");
-    assert_eq!(show("a/*/c"), "a ? ?");
-    assert_eq!(show("a/**/c"), "a ** ?");
-    assert_eq!(show("a\\*b/c"), "a\\*b c");
-    assert!(steps("a/[").is_err());
+    assert_eq!(show("../../a//b/./c/", DoubleStar::AnyDepth), "a b c");
+    assert_eq!(show("/", DoubleStar::AnyDepth), "");
+    assert_eq!(show("a/*/c", DoubleStar::AnyDepth), "a ? ?");
+    assert_eq!(show("a/**/c", DoubleStar::AnyDepth), "a ** ?");
+    assert_eq!(show("a/**/c", DoubleStar::OneName), "a ? ?");
+    assert_eq!(show("**", DoubleStar::OneName), "?");
+    assert_eq!(show("a\\*b/c", DoubleStar::AnyDepth), "a\\*b c");
+    assert!(steps("a/[", DoubleStar::OneName).is_err());
 }
 
 #[test]

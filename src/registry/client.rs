@@ -184,6 +184,10 @@ impl Client {
         check.await.map_err(|failure: Failure| failure.of(doing))
     }
 
+    pub(super) fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
     pub(super) fn retry(&self) -> Retry {
         self.0.retry
     }

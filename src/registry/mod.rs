@@ -10,6 +10,7 @@
 //! endpoint      where a registry is: its hosts, mirrors, schemes and URLs
 //! client        a call: endpoint + auth + transport, retried
 //! manifest, download, upload      what callers want
+//! fetch_url     a file that is no registry's: ADD and contexts by URL
 //! ```
 //!
 //! Everything a registry sends is taken for hostile. Bytes are checked against digests that the
@@ -28,6 +29,7 @@ mod credentials;
 mod download;
 mod endpoint;
 mod error;
+mod fetch_url;
 mod login;
 mod manifest;
 mod retry;
@@ -40,6 +42,7 @@ pub use config::{Config, ConfigError, Mirror, RegistryConfig};
 pub use credentials::{Credential, CredentialError, Credentials, Secret};
 pub use download::Sink;
 pub use error::{Failure, RegistryError};
+pub use fetch_url::{UrlAnswer, UrlRequest, Validators};
 pub use login::{Kept, erase_login, store_login};
 pub use manifest::Fetched;
 pub use retry::Retry;

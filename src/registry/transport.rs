@@ -352,7 +352,7 @@ impl Answer {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7; the obsolete forms are not read).
-fn http_date(text: &str) -> Option<time::PrimitiveDateTime> {
+pub(super) fn http_date(text: &str) -> Option<time::PrimitiveDateTime> {
     let format = time::macros::format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );

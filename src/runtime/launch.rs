@@ -46,6 +46,9 @@ pub enum SpawnError {
     NotFound { what: String, errno: i32 },
     #[error("{what}{}", errno_text(*errno))]
     NotExecutable { what: String, errno: i32 },
+    /// A program for an architecture that this machine does not run.
+    #[error("{what}")]
+    Foreign { what: String },
 }
 
 fn errno_text(errno: i32) -> String {
@@ -63,7 +66,7 @@ impl SpawnError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound { .. } => 127,
-            Self::NotExecutable { .. } => 126,
+            Self::NotExecutable { .. } | Self::Foreign { .. } => 126,
             Self::Plan(_) | Self::Launch(_) | Self::LauncherDied(_) | Self::Setup { .. } => 125,
         }
     }
@@ -73,6 +76,7 @@ impl From<Failure> for SpawnError {
     fn from(Failure { kind, what, errno }: Failure) -> Self {
         match kind {
             FailureKind::Setup => Self::Setup { what, errno },
+            FailureKind::Foreign => Self::Foreign { what },
             FailureKind::NotFound => Self::NotFound { what, errno },
             FailureKind::NotExecutable => Self::NotExecutable { what, errno },
         }
@@ -138,13 +142,13 @@ impl Launcher {
             Err(error) => return Err(SpawnError::Launch(error)),
         };
         match answer {
-            Some((Message::Started { pid }, parcel)) => {
+            Some((Message::Started { pid, unmet }, parcel)) => {
                 let mut fds = parcel.fds.into_iter();
                 let pidfd = fds.next().ok_or_else(|| {
                     SpawnError::Launch(io::Error::new(io::ErrorKind::InvalidData, "no process handle"))
                 })?;
                 let process = Process { pid, pidfd: Arc::new(pidfd) };
-                Ok(Running { launcher, process, terminal: fds.next().map(Terminal), ended: None })
+                Ok(Running { launcher, process, terminal: fds.next().map(Terminal), unmet, ended: None })
             }
             Some((Message::Failed(failure), _)) => {
                 launcher.reap();
@@ -182,6 +186,7 @@ pub struct Running {
     launcher: Launched,
     process: Process,
     terminal: Option<Terminal>,
+    unmet: Vec<String>,
     ended: Option<ExitStatus>,
 }
 
@@ -227,6 +232,11 @@ impl Running {
     /// A handle on the program, for use while another thread waits.
     pub fn process(&self) -> Process {
         self.process.clone()
+    }
+
+    /// Limits that were asked for and that this machine, or this user, cannot set.
+    pub fn unmet_limits(&self) -> &[String] {
+        &self.unmet
     }
 
     /// The program's number, as the caller sees it.

@@ -36,7 +36,10 @@ pub use capability::Capabilities;
 pub use child::child_main;
 pub use launch::{Launcher, Process, Running, SpawnError, Terminal, WaitError};
 pub use plan::PlanError;
-pub use spec::{CgroupSpec, Files, Io, MountSource, Network, ProcessSpec, Sandbox, SandboxMount, Security};
+pub use spec::{
+    CgroupSpec, Device, Files, Io, MountSource, Network, ProcessSpec, Resources, Rlimit, Sandbox,
+    SandboxMount, Security, Swap,
+};
 
 /// Whether this process is a sandbox's launcher, and shall call [`child_main`] before anything else.
 pub fn is_child() -> bool {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capability::Capabilities;
 use super::seccomp::Filters;
-use super::spec::{CgroupSpec, Io, MountSource, Network, ProcessSpec, Sandbox};
+use super::spec::{CgroupSpec, Device, Io, MountSource, Network, ProcessSpec, Resources, Rlimit, Sandbox};
 use super::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use super::wire::Parcel;
 use crate::root;
@@ -48,6 +48,8 @@ pub(super) enum Step {
     Mount { target: String, kind: Kind, attributes: u64, strict: bool },
     /// A character device in `/dev`, or the host's where devices cannot be made.
     Device { name: String, major: u32, minor: u32 },
+    /// A device that not every sandbox has, at a path below `/dev`.
+    Node(Device),
     /// A link in `/dev`.
     Link { name: String, to: String },
 }
@@ -63,7 +65,7 @@ pub(super) enum Kind {
     Mqueue,
     Tmpfs {
         size: Option<u64>,
-        mode: u32,
+        mode: Option<u32>,
     },
     Handle(usize),
     File {
@@ -83,10 +85,12 @@ pub(super) enum Stdio {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Cgroup {
     pub id: String,
-    pub memory: Option<u64>,
-    pub pids: Option<u64>,
-    pub millicpus: Option<u64>,
+    /// Names of groups from the root down.
+    pub parent: Vec<String>,
+    pub resources: Resources,
     pub limit_devices: bool,
+    /// What the devices controller admits besides Docker's devices.
+    pub devices: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,6 +105,17 @@ pub(super) struct Process {
     pub umask: u32,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
+    pub ambient: bool,
+    pub rlimits: Vec<Limit>,
+}
+
+/// A resource limit by the kernel's number.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limit {
+    pub name: String,
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 /// Paths of `/proc` and `/sys` that tell of the host, or let it be changed: Docker's lists.
@@ -136,6 +151,12 @@ pub enum PlanError {
     Hostname(String),
     #[error("invalid cgroup id `{0}`")]
     CgroupId(String),
+    #[error("invalid cgroup parent `{0}`: it is a path of names without `..`")]
+    CgroupParent(String),
+    #[error("unknown limit `{0}`")]
+    Rlimit(String),
+    #[error("cannot make the device `{0}`: devices are made below `/dev`")]
+    Device(String),
     #[error("no system call filter is known for this architecture")]
     Architecture,
 }
@@ -148,9 +169,15 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
         return Err(PlanError::Hostname(sandbox.hostname));
     }
     let process = process(&sandbox, tty)?;
-    let cgroup =
-        sandbox.cgroup.as_ref().map(|spec| cgroup(spec, sandbox.security.confine_paths)).transpose()?;
-    let mut steps = standard_steps(sandbox.security.confine_paths);
+    let cgroup = sandbox.cgroup.as_ref().map(|spec| cgroup(spec, &sandbox)).transpose()?;
+    let mut steps = standard_steps(sandbox.security.confine_paths, sandbox.shm_size);
+    for device in sandbox.devices {
+        let path = root::clean(&device.path);
+        if !device.path.starts_with('/') || !path.starts_with("/dev/") || path.contains('\0') {
+            return Err(PlanError::Device(device.path));
+        }
+        steps.push(Step::Node(Device { path, ..device }));
+    }
     // As in BuildKit: a mount over `/etc` hides these files, and one over a file replaces it.
     let file_attributes = if sandbox.files.writable { 0 } else { ATTR_RDONLY };
     for (target, contents) in [
@@ -177,7 +204,7 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
         let kind = match mount.source {
             MountSource::Fd(fd) => Kind::Handle(parcel.add_fd(fd)),
             MountSource::Tmpfs { size, mode } => {
-                attributes |= ATTR_NOSUID | ATTR_NODEV;
+                attributes |= ATTR_NOSUID;
                 Kind::Tmpfs { size, mode }
             }
             MountSource::File { contents, mode, uid, gid } => {
@@ -214,7 +241,7 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
 }
 
 /// What every sandbox has: `/proc`, `/dev` and its devices, `/sys`.
-fn standard_steps(confined: bool) -> Vec<Step> {
+fn standard_steps(confined: bool, shm_size: Option<u64>) -> Vec<Step> {
     let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let mount = |target: &str, kind, attributes, strict| Step::Mount {
         target: target.to_owned(),
@@ -242,7 +269,7 @@ fn standard_steps(confined: bool) -> Vec<Step> {
     ] {
         steps.push(Step::Link { name: name.to_owned(), to: to.to_owned() });
     }
-    let shm = Kind::Tmpfs { size: Some(64 << 20), mode: 0o1777 };
+    let shm = Kind::Tmpfs { size: Some(shm_size.unwrap_or(64 << 20)), mode: Some(0o1777) };
     steps.push(mount("/dev/pts", Kind::Pts, ATTR_NOSUID | ATTR_NOEXEC, true));
     steps.push(mount("/dev/shm", shm, inert, true));
     steps.push(mount("/dev/mqueue", Kind::Mqueue, inert, true));
@@ -261,7 +288,7 @@ fn process(sandbox: &Sandbox, tty: bool) -> Result<Process, PlanError> {
     }
     Ok(Process {
         args: args.clone(),
-        env: environment(env, &sandbox.hostname, &user.home, tty)?,
+        env: environment(env, &user.home, tty)?,
         cwd: cwd.clone(),
         uid: user.uid,
         gid: user.gid,
@@ -269,30 +296,49 @@ fn process(sandbox: &Sandbox, tty: bool) -> Result<Process, PlanError> {
         umask: umask & 0o777,
         capabilities: sandbox.security.capabilities,
         no_new_privileges: sandbox.security.no_new_privileges,
+        ambient: sandbox.security.ambient,
+        rlimits: sandbox.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
     })
 }
 
-/// The variables as the kernel takes them: those given, each once, and Docker's four where missing.
-fn environment(
-    given: &[(String, String)],
-    hostname: &str,
-    home: &str,
-    tty: bool,
-) -> Result<Vec<String>, PlanError> {
-    let mut all: Vec<(&str, &str)> = vec![("PATH", DEFAULT_PATH), ("HOSTNAME", hostname)];
-    if tty {
-        all.push(("TERM", "xterm"));
-    }
-    all.push(("HOME", home));
-    let mut places: std::collections::HashMap<&str, usize> =
-        all.iter().enumerate().map(|(place, (name, _))| (*name, place)).collect();
+fn limit(limit: &Rlimit) -> Result<Limit, PlanError> {
+    let resource = match limit.name.as_str() {
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        other => return Err(PlanError::Rlimit(other.to_owned())),
+    };
+    let value = |value: Option<u64>| value.unwrap_or(libc::RLIM_INFINITY);
+    let (soft, hard) = (value(limit.soft), value(limit.hard));
+    // The type of these constants differs between C libraries.
+    #[allow(clippy::unnecessary_cast)]
+    let resource = resource as u32;
+    Ok(Limit { name: limit.name.clone(), resource, soft, hard })
+}
+
+/// The variables as the kernel takes them: those given, each once, and then Docker's where missing.
+fn environment(given: &[(String, String)], home: &str, tty: bool) -> Result<Vec<String>, PlanError> {
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    let mut places: std::collections::HashMap<&str, usize> = std::collections::HashMap::new();
     for (name, value) in given {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(PlanError::Variable(name.replace('\0', "\\0")));
         }
         match places.get(name.as_str()) {
             // An empty HOME is what an image without one has; Docker fills it too.
-            Some(_) if name == "HOME" && value.is_empty() => {}
+            _ if name == "HOME" && value.is_empty() => {}
             Some(place) => all[*place].1 = value,
             None => {
                 places.insert(name, all.len());
@@ -300,20 +346,36 @@ fn environment(
             }
         }
     }
+    let defaults = [("PATH", DEFAULT_PATH), ("TERM", if tty { "xterm" } else { "" }), ("HOME", home)];
+    for (name, value) in defaults {
+        if !value.is_empty() && !places.contains_key(name) {
+            all.push((name, value));
+        }
+    }
     Ok(all.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
 
-fn cgroup(spec: &CgroupSpec, limit_devices: bool) -> Result<Cgroup, PlanError> {
+fn cgroup(spec: &CgroupSpec, sandbox: &Sandbox) -> Result<Cgroup, PlanError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if spec.id.is_empty() || spec.id.len() > 128 || !spec.id.bytes().all(plain) {
         return Err(PlanError::CgroupId(spec.id.clone()));
     }
+    let written = spec.parent.as_deref().unwrap_or_default();
+    let parent: Vec<String> = written.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let wrong = |name: &String| matches!(name.as_str(), "." | "..") || name.contains(['\0', '\n']);
+    if parent.iter().any(wrong) || parent.len() > 32 {
+        return Err(PlanError::CgroupParent(written.to_owned()));
+    }
+    let rule = |device: &Device| {
+        let Device { block, major, minor, access, .. } = device;
+        format!("{} {major}:{minor} {access}", if *block { 'b' } else { 'c' })
+    };
     Ok(Cgroup {
         id: spec.id.clone(),
-        memory: spec.memory,
-        pids: spec.pids,
-        millicpus: spec.millicpus,
-        limit_devices,
+        parent,
+        resources: spec.resources.clone(),
+        limit_devices: sandbox.security.confine_paths,
+        devices: sandbox.devices.iter().map(rule).collect(),
     })
 }
 

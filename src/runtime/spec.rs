@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
+
 use super::capability::Capabilities;
 use super::users::ResolvedUser;
 
@@ -19,6 +21,11 @@ pub struct Sandbox {
     pub hostname: String,
     pub files: Files,
     pub security: Security,
+    pub rlimits: Vec<Rlimit>,
+    /// The size of `/dev/shm` in bytes; none for Docker's.
+    pub shm_size: Option<u64>,
+    /// Besides those that every sandbox has.
+    pub devices: Vec<Device>,
     /// None runs the process in the caller's own cgroups.
     pub cgroup: Option<CgroupSpec>,
     pub io: Io,
@@ -29,8 +36,8 @@ pub struct Sandbox {
 pub struct ProcessSpec {
     /// The program and its arguments. A program without a slash is looked up on `PATH` of `env`.
     pub args: Vec<String>,
-    /// Names and values; of equal names the last counts. `PATH`, `HOME`, `HOSTNAME` and, with a
-    /// terminal, `TERM` get Docker's defaults where they are missing.
+    /// Names and values; of equal names the last counts. `PATH`, `HOME` and, with a terminal,
+    /// `TERM` get Docker's defaults where they are missing.
     pub env: Vec<(String, String)>,
     /// An absolute path of a directory that exists below the root.
     pub cwd: String,
@@ -76,8 +83,9 @@ pub struct SandboxMount {
 pub enum MountSource {
     /// A detached mount, of a directory or a file: see [`super::bind`].
     Fd(OwnedFd),
-    /// Memory. `size` in bytes, none for the kernel's default; Docker's mode is 1777.
-    Tmpfs { size: Option<u64>, mode: u32 },
+    /// Memory. `size` in bytes, none for the kernel's default; without a mode it has that of the
+    /// directory it is mounted on, and 1777 where there is none.
+    Tmpfs { size: Option<u64>, mode: Option<u32> },
     /// A file in memory, for secrets.
     File { contents: Vec<u8>, mode: u32, uid: u32, gid: u32 },
 }
@@ -92,6 +100,8 @@ pub struct Security {
     /// Whether the paths of `/proc` and `/sys` that Docker hides or protects are so.
     pub confine_paths: bool,
     pub no_new_privileges: bool,
+    /// Whether other users than root have the capabilities too.
+    pub ambient: bool,
 }
 
 impl Default for Security {
@@ -102,6 +112,7 @@ impl Default for Security {
             seccomp: true,
             confine_paths: true,
             no_new_privileges: false,
+            ambient: false,
         }
     }
 }
@@ -114,6 +125,7 @@ impl Security {
             seccomp: false,
             confine_paths: false,
             no_new_privileges: false,
+            ambient: true,
         }
     }
 }
@@ -126,12 +138,67 @@ impl Security {
 pub struct CgroupSpec {
     /// Letters, digits, `-` and `_`; unique on the machine.
     pub id: String,
+    /// The group below which `stave/<id>` is made, and made itself if it is missing. None is the
+    /// root.
+    pub parent: Option<String>,
+    pub resources: Resources,
+}
+
+/// What a cgroup limits. What this machine cannot limit is no error: see
+/// [`super::Running::unmet_limits`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
     /// Bytes.
     pub memory: Option<u64>,
+    /// Bytes of memory and swap together.
+    pub memory_and_swap: Option<Swap>,
     /// Processes and threads.
     pub pids: Option<u64>,
     /// Thousandths of a processor.
     pub millicpus: Option<u64>,
+    /// The share of processor time where there is not enough for all; 1024 is the usual one.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of processor time in each period, and the period's length.
+    pub cpu_quota: Option<u64>,
+    pub cpu_period: Option<u64>,
+    /// Processors, as in `0-3,7`.
+    pub cpus: Option<String>,
+    /// Memory nodes, likewise.
+    pub memory_nodes: Option<String>,
+}
+
+/// A limit of memory and swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    Unlimited,
+    Bytes(u64),
+}
+
+/// A limit of each process, as `setrlimit` knows it. None is no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rlimit {
+    /// As Docker's `--ulimit` calls it.
+    pub name: String,
+    pub soft: Option<u64>,
+    pub hard: Option<u64>,
+}
+
+/// A device node below `/dev`. Where none can be made the host's is bound, if it is the same device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its absolute path.
+    pub path: String,
+    /// A block device; else one of characters.
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// What may be done with it: any of `r`, `w` and `m`.
+    pub access: String,
+    /// Whether it is an error that it cannot be made.
+    pub required: bool,
 }
 
 /// What standard input, output and error are.

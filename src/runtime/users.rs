@@ -68,7 +68,8 @@ pub enum Id<'a> {
 /// The user that `spec` (`user[:group]`, names or numbers; empty is root) means in the tree `root`,
 /// as Docker reads `USER` and `--user`: names win over equal numbers, a number need not be listed
 /// (its group is then 0), and the supplementary groups are those of `/etc/group` unless a group is
-/// given.
+/// given. Docker takes an empty half (`:5`, `5:`) for root; what was left out by mistake shall not
+/// end there, so that is an error here.
 ///
 /// # Errors
 /// A name that is not listed, a number out of range, an empty half, an unreadable file.
@@ -114,31 +115,41 @@ pub fn resolve(root: BorrowedFd<'_>, spec: &str) -> Result<ResolvedUser, UserErr
     Ok(resolved)
 }
 
+/// Who gets the files of a `COPY --chown`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileOwner {
+    pub uid: u32,
+    pub gid: u32,
+    /// What was not listed, for a warning.
+    pub unknown: Vec<String>,
+}
+
 /// The owner that `COPY --chown` means. With a user alone the group is the primary one of a name in
-/// passwd, and the same number for a number, whether it is listed or not, as in BuildKit.
+/// passwd, and the same number for a number, whether it is listed or not, as in BuildKit. As there, a
+/// name that is not listed changes nothing: the user stays root, and the group the one that the user
+/// gave. That takes from nobody and gives to nobody but root, and so is no more than a warning.
 ///
 /// # Errors
-/// As [`resolve`].
-pub fn owner(root: BorrowedFd<'_>, user: Id<'_>, group: Option<Id<'_>>) -> Result<(u32, u32), UserError> {
-    let entry = match user {
+/// An unreadable file.
+pub fn owner(root: BorrowedFd<'_>, user: Id<'_>, group: Option<Id<'_>>) -> Result<FileOwner, UserError> {
+    let mut owner = FileOwner::default();
+    match user {
         // Files may belong to any id that the kernel has, so no look is taken at the signed range.
-        Id::Number(uid) => (uid, uid),
-        Id::Name(name) => {
-            let passwd = passwd(root)?;
-            let entry = passwd.entries().find(|entry| entry.name == name);
-            let entry = entry.ok_or_else(|| UserError::UnknownUser(name.to_owned()))?;
-            (entry.uid, entry.gid)
-        }
-    };
-    match group {
-        None => Ok(entry),
-        Some(Id::Number(gid)) => Ok((entry.0, gid)),
-        Some(Id::Name(name)) => {
-            let groups = group_file(root)?;
-            let found = groups.groups().find(|group| group.name == name);
-            Ok((entry.0, found.ok_or_else(|| UserError::UnknownGroup(name.to_owned()))?.gid))
-        }
+        Id::Number(uid) => (owner.uid, owner.gid) = (uid, uid),
+        Id::Name(name) => match passwd(root)?.entries().find(|entry| entry.name == name) {
+            Some(entry) => (owner.uid, owner.gid) = (entry.uid, entry.gid),
+            None => owner.unknown.push(format!("user `{name}`")),
+        },
     }
+    match group {
+        None => {}
+        Some(Id::Number(gid)) => owner.gid = gid,
+        Some(Id::Name(name)) => match group_file(root)?.groups().find(|group| group.name == name) {
+            Some(group) => owner.gid = group.gid,
+            None => owner.unknown.push(format!("group `{name}`")),
+        },
+    }
+    Ok(owner)
 }
 
 /// The id of a group by name, or by number whether listed or not.

@@ -47,6 +47,8 @@ pub(super) enum Message {
     /// The program runs. With it come a handle on the process and, if there is one, the terminal.
     Started {
         pid: i32,
+        /// Limits that were asked for and cannot be had here.
+        unmet: Vec<String>,
     },
     Failed(Failure),
     /// `status` as `wait` gives it; `left` names what could not be cleaned up.
@@ -70,6 +72,8 @@ pub(super) enum FailureKind {
     Setup,
     NotFound,
     NotExecutable,
+    /// A program for another architecture.
+    Foreign,
 }
 
 impl Failure {
@@ -234,14 +238,14 @@ mod tests {
             move || {
                 let fds: Vec<_> = (0..600).map(|_| reader.as_fd()).collect();
                 send(left.as_fd(), &"plan", &bytes, &fds).unwrap();
-                send(left.as_fd(), &Message::Started { pid: 3 }, &[], &[]).unwrap();
+                send(left.as_fd(), &Message::Started { pid: 3, unmet: Vec::new() }, &[], &[]).unwrap();
             }
         });
         let (text, parcel) = receive::<String>(right.as_fd()).unwrap().unwrap();
         assert_eq!((text.as_str(), parcel.fds.len()), ("plan", 600));
         assert!(parcel.bytes == bytes);
         let (message, _) = receive::<Message>(right.as_fd()).unwrap().unwrap();
-        assert_eq!(message, Message::Started { pid: 3 });
+        assert_eq!(message, Message::Started { pid: 3, unmet: Vec::new() });
         sender.join().unwrap();
         assert!(receive::<Message>(right.as_fd()).unwrap().is_none());
     }

@@ -35,6 +35,20 @@ impl Cancel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).canceled
     }
 
+    /// Waits for asynchronous work, or for the token: then there is no value.
+    pub fn wait<T>(&self, runtime: &tokio::runtime::Handle, work: impl Future<Output = T>) -> Option<T> {
+        let canceled = Arc::new(tokio::sync::Notify::new());
+        let notify = Arc::clone(&canceled);
+        // A permit is kept if it comes before anybody waits.
+        let _hook = self.on_cancel(move || notify.notify_one());
+        runtime.block_on(async {
+            tokio::select! {
+                value = work => Some(value),
+                () = canceled.notified() => None,
+            }
+        })
+    }
+
     /// Has `hook` called when the token is set, at once if it is already, for as long as the guard
     /// lives. The hook must be quick and must not touch the token.
     pub fn on_cancel(&self, hook: impl Fn() + Send + 'static) -> Hook {

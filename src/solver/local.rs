@@ -15,6 +15,8 @@ use super::Cause;
 pub struct Local {
     tree: Tree,
     remembered: StatCache,
+    /// What goes when this does, for a tree that was fetched.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Local {
@@ -26,9 +28,23 @@ impl Local {
         name.field(path.as_os_str().as_encoded_bytes());
         let file = store.path().join("contexts").join(name.finish().hex());
         let now = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(store.now().max(0).unsigned_abs());
-        let remembered = StatCache::load(&file, std::os::fd::AsFd::as_fd(&handle), now);
+        // A folder below `tmp` is a context that was unpacked for this build alone.
+        let passing = path.starts_with(store.path().join("tmp"));
+        let remembered = match passing {
+            true => StatCache::off(),
+            false => StatCache::load(&file, std::os::fd::AsFd::as_fd(&handle), now),
+        };
         let patterns = Patterns::parse(excludes).map_err(|error| Cause::Content(error.into()))?;
-        Ok(Self { tree: Tree::local(handle, patterns), remembered })
+        Ok(Self { tree: Tree::local(handle, patterns), remembered, _folder: None })
+    }
+
+    /// The directory `path` of the tree `top` in a folder of our own. Links on the way are followed
+    /// inside the tree only: what is in it came from others.
+    pub(super) fn private(folder: tempfile::TempDir, top: &str, path: &str) -> std::io::Result<Self> {
+        let top = root::open_ambient_dir(folder.path().join(top))?;
+        let handle = root::open_dir(top, path)?;
+        let tree = Tree::local(handle, Patterns::default());
+        Ok(Self { tree, remembered: StatCache::off(), _folder: Some(folder) })
     }
 
     pub(super) fn tree(&self) -> &Tree {

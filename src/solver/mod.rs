@@ -17,16 +17,21 @@ use crate::diagnostic::Span;
 use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, VertexId};
 use crate::llb::{Definition, Op, Vertex};
 use crate::progress::{Progress, Step};
+use crate::runtime::Resources;
 use crate::store::layers::Layer;
 use crate::store::views::{Scratch, View};
 use crate::store::{Lease, Store, StoreError};
 
 mod cancel;
 pub mod copy;
+mod device;
 mod local;
+mod missing;
 mod mounts;
 mod op;
 mod schedule;
+pub mod source;
+pub mod ssh;
 
 pub use cancel::{Cancel, Hook};
 pub use local::Local;
@@ -47,6 +52,8 @@ pub enum Tree {
     Layers(Vec<ChainLayer>),
     /// A directory of the person's.
     Local(Arc<Local>),
+    /// What is fetched over the network.
+    Remote(Arc<source::Remote>),
 }
 
 impl Tree {
@@ -57,7 +64,7 @@ impl Tree {
     fn layers(&self) -> Result<&[ChainLayer], Cause> {
         match self {
             Self::Layers(layers) => Ok(layers),
-            Self::Local(_) => Err(Cause::NotLayers),
+            Self::Local(_) | Self::Remote(_) => Err(Cause::NotLayers),
         }
     }
 }
@@ -90,9 +97,17 @@ pub struct Environment<'a> {
     /// The directories of local sources, by name.
     pub contexts: &'a BTreeMap<String, PathBuf>,
     pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// SSH agents by id.
+    pub agents: &'a BTreeMap<String, ssh::Agent>,
+    /// Limits of every step that its result does not depend on.
+    pub resources: &'a Resources,
+    /// Folders with descriptions of devices, the first preferred.
+    pub device_folders: &'a [PathBuf],
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: &'a [u8],
     pub cancel: &'a Cancel,
+    /// Brings sources over the network here.
+    pub fetcher: source::Fetcher<'a>,
     /// Keeps every layer that the build counts on.
     pub lease: &'a Lease<'a>,
 }
@@ -115,6 +130,8 @@ pub struct SolveError {
 pub enum Cause {
     #[error("process \"{command}\" did not complete successfully: {status}")]
     Process { command: String, status: String },
+    #[error("process \"{command}\" could not run: {what}")]
+    Foreign { command: String, what: String },
     #[error("{0}")]
     Start(String),
     #[error(transparent)]
@@ -129,6 +146,10 @@ pub enum Cause {
     Store(#[from] StoreError),
     #[error("secret `{0}` is required, but none was given: pass `--secret id={0},src=FILE`")]
     Secret(String),
+    #[error("the SSH agent `{0}` is required, but none was given: pass `--ssh {0}` or `--ssh {0}=SOCKET`")]
+    Agent(String),
+    #[error(transparent)]
+    Device(#[from] device::DeviceError),
     #[error("mount `{target}`: cannot open `{path}`: {source}")]
     Mount { target: String, path: String, source: std::io::Error },
     #[error("{0}")]
@@ -141,11 +162,22 @@ pub enum Cause {
     Io(&'static str, std::io::Error),
     #[error("a directory of the host is no base of an image")]
     NotLayers,
+    #[error(transparent)]
+    Fetch(Box<source::FetchError>),
     #[error("canceled")]
     Canceled,
     /// Not shown: the solve starts over.
     #[error("layer {0} is gone")]
     Gone(LayerIdentity),
+}
+
+impl From<source::FetchError> for Cause {
+    fn from(error: source::FetchError) -> Self {
+        match error {
+            source::FetchError::Canceled => Self::Canceled,
+            other => Self::Fetch(Box::new(other)),
+        }
+    }
 }
 
 /// What a solved graph gives.
@@ -178,7 +210,10 @@ struct State {
     forced: HashSet<VertexId>,
     /// Vertices that people were told of.
     shown: HashSet<VertexId>,
+    /// What people were warned of.
+    warned: HashSet<String>,
     locals: HashMap<String, Arc<Local>>,
+    remotes: HashMap<VertexId, Arc<source::Remote>>,
 }
 
 /// The last lines of a process, kept for the error.
@@ -296,6 +331,13 @@ impl<'a> Solver<'a> {
             self.environment.cancel.cancel();
         }
         outcome
+    }
+
+    /// Warns of what is so for every step, the first time only.
+    fn warn_once(&self, message: &str) {
+        if self.state().warned.insert(message.to_owned()) {
+            self.environment.progress.warn(message);
+        }
     }
 
     /// Announces a step, unless people were told of it before the solve started over.

@@ -1,19 +1,21 @@
 //! What RUN mounts: parts of other trees, caches that outlive the step, memory, secrets.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use super::{Cause, ChainLayer, Solver, Tree, identity_of};
 use crate::cache::KeyBuilder;
 use crate::cache::content::{self, Selector};
 use crate::digest::{Digest, Hasher};
-use crate::llb::{CacheSharing, ExecOp, Mount, MountKind};
+use crate::llb::{Attributes, CacheSharing, ExecOp, Mount, MountKind};
 use crate::root;
 use crate::runtime::{self, MountSource, SandboxMount};
 use crate::solver::copy;
-use crate::store::lease::FileLock;
+use crate::solver::ssh::Forward;
+use crate::store::lease::{FileLock, MountSharing};
 use crate::store::views::Scratch;
 
 /// The mounts of a step, and what must live as long as they do.
@@ -22,6 +24,17 @@ pub(super) struct Mounted {
     pub mounts: Vec<SandboxMount>,
     _views: Vec<(tempfile::TempDir, Option<Scratch>)>,
     _locks: Vec<FileLock>,
+    _agents: Vec<Forward>,
+}
+
+/// Which cache a mount means, and how a new one begins.
+struct CacheSpec<'a> {
+    id: &'a str,
+    namespace: &'a str,
+    sharing: CacheSharing,
+    from: Option<(&'a Tree, &'a str)>,
+    /// Only where nothing of another tree was chosen to begin with, as in BuildKit.
+    attributes: Option<Attributes>,
 }
 
 impl Solver<'_> {
@@ -37,9 +50,10 @@ impl Solver<'_> {
             let (input, source) = match &mount.kind {
                 MountKind::Bind { input, source, .. }
                 | MountKind::Cache { input: Some(input), source, .. } => (*input, source),
-                MountKind::Cache { input: None, .. } | MountKind::Tmpfs { .. } | MountKind::Secret { .. } => {
-                    continue;
-                }
+                MountKind::Cache { input: None, .. }
+                | MountKind::Tmpfs { .. }
+                | MountKind::Secret { .. }
+                | MountKind::Ssh { .. } => continue,
             };
             let digest: Digest = match &*inputs[input] {
                 Tree::Layers(layers) if source == "/" => identity_of(layers).0,
@@ -50,23 +64,33 @@ impl Solver<'_> {
         Ok(key)
     }
 
-    /// Makes the mounts of a step.
+    /// Makes the mounts of a step, those above others first. Of two at one place the last counts.
     pub(super) fn mounts(&self, op: &ExecOp, inputs: &[Arc<Tree>]) -> Result<Mounted, Cause> {
         let mut mounted = Mounted::default();
-        for mount in &op.mounts {
+        let by_target: BTreeMap<&str, &Mount> =
+            op.mounts.iter().map(|mount| (mount.target.as_str(), mount)).collect();
+        let caches = self.caches(&by_target, inputs, &mut mounted._locks)?;
+        for mount in by_target.into_values() {
             let (source, read_only, inert) = match &mount.kind {
                 MountKind::Bind { input, source, writable } => {
                     let (fd, kept) = self.bind(mount, &inputs[*input], source, *writable)?;
                     mounted._views.push(kept);
                     (MountSource::Fd(fd), !writable, false)
                 }
-                MountKind::Cache { id, sharing, read_only, input, source, mode, uid, gid } => {
-                    let from = input.map(|input| (&*inputs[input], source.as_str()));
-                    let (fd, lock) = self.cache_mount(mount, id, *sharing, from, (*mode, *uid, *gid))?;
-                    mounted._locks.push(lock);
-                    (MountSource::Fd(fd), *read_only, false)
+                MountKind::Cache { read_only, input, source, .. } => {
+                    let opened = &caches[mount.target.as_str()];
+                    // Where another tree was chosen to begin with, the path is one in that.
+                    let path = if input.is_some() { "/" } else { source };
+                    let failed = |error| Cause::Mount {
+                        target: mount.target.clone(),
+                        path: path.to_owned(),
+                        source: error,
+                    };
+                    (MountSource::Fd(runtime::bind(opened, path).map_err(failed)?), *read_only, false)
                 }
-                MountKind::Tmpfs { size } => (MountSource::Tmpfs { size: *size, mode: 0o1777 }, false, false),
+                MountKind::Tmpfs { size, read_only } => {
+                    (MountSource::Tmpfs { size: *size, mode: None }, *read_only, false)
+                }
                 MountKind::Secret { id, required, mode, uid, gid } => {
                     match self.environment.secrets.get(id) {
                         Some(contents) => {
@@ -76,6 +100,20 @@ impl Solver<'_> {
                         None if *required => return Err(Cause::Secret(id.clone())),
                         None => continue,
                     }
+                }
+                MountKind::Ssh { id, required, mode, uid, gid } => {
+                    let Some(agent) = self.environment.agents.get(id) else {
+                        if *required {
+                            return Err(Cause::Agent(id.clone()));
+                        }
+                        continue;
+                    };
+                    let folder = self.environment.store.temporary()?;
+                    let failed = |error| Cause::Io("forward the SSH agent", error);
+                    let attributes = Attributes { mode: *mode, uid: *uid, gid: *gid };
+                    let (forward, socket) = Forward::start(agent, folder, attributes).map_err(failed)?;
+                    mounted._agents.push(forward);
+                    (MountSource::Fd(runtime::bind(&socket, "/socket").map_err(failed)?), true, true)
                 }
             };
             mounted.mounts.push(SandboxMount { target: mount.target.clone(), source, read_only, inert });
@@ -93,7 +131,9 @@ impl Solver<'_> {
         let store = self.environment.store;
         let (layers, path) = match tree {
             Tree::Layers(layers) => (layers.clone(), source.to_owned()),
-            Tree::Local(_) => (vec![self.local_layer(tree, source)?], "/bound".to_owned()),
+            Tree::Local(_) | Tree::Remote(_) => {
+                (vec![self.local_layer(&self.laid_out(tree)?, source)?], "/bound".to_owned())
+            }
         };
         let layers = self.on_disk(&layers)?;
         let failed = |source_error| Cause::Mount {
@@ -150,45 +190,86 @@ impl Solver<'_> {
         Ok(chain(&record))
     }
 
-    fn cache_mount(
+    /// The caches of a step, by where they are mounted. One that is mounted twice is one, and its
+    /// first mount says how it is shared, unless another asks for a lock. They are locked in the order
+    /// of their names, so that two steps with the same caches never wait for each other.
+    fn caches<'m>(
         &self,
-        mount: &Mount,
-        id: &str,
-        sharing: CacheSharing,
-        from: Option<(&Tree, &str)>,
-        (mode, uid, gid): (u32, u32, u32),
-    ) -> Result<(OwnedFd, FileLock), Cause> {
-        let store = self.environment.store;
-        // The id is a person's text: hashed, it is no path (CVE-2024-9675).
+        mounts: &BTreeMap<&'m str, &'m Mount>,
+        inputs: &[Arc<Tree>],
+        locks: &mut Vec<FileLock>,
+    ) -> Result<BTreeMap<&'m str, Arc<OwnedFd>>, Cause> {
+        let mut wanted: BTreeMap<String, (CacheSpec<'_>, Vec<&str>)> = BTreeMap::new();
+        for (target, mount) in mounts {
+            let MountKind::Cache { id, sharing, input, source, attributes, namespace, .. } = &mount.kind
+            else {
+                continue;
+            };
+            let spec = CacheSpec {
+                id,
+                namespace,
+                sharing: *sharing,
+                from: input.map(|input| (&*inputs[input], source.as_str())),
+                attributes: attributes.filter(|_| source == "/"),
+            };
+            let (first, targets) =
+                wanted.entry(self.cache_name(&spec)?).or_insert_with(|| (spec, Vec::new()));
+            if *sharing == CacheSharing::Locked {
+                first.sharing = CacheSharing::Locked;
+            }
+            targets.push(*target);
+        }
+        let mut caches = BTreeMap::new();
+        for (name, (spec, targets)) in wanted {
+            let (opened, lock) = self.open_cache(&name, &spec)?;
+            locks.push(lock);
+            let opened = Arc::new(opened);
+            caches.extend(targets.into_iter().map(|target| (target, Arc::clone(&opened))));
+        }
+        Ok(caches)
+    }
+
+    /// Which directory below `mounts/` it is. The id is a person's text: hashed, it is no path
+    /// (CVE-2024-9675).
+    fn cache_name(&self, spec: &CacheSpec<'_>) -> Result<String, Cause> {
         let mut hasher = Hasher::new();
-        hasher.field(id.as_bytes());
-        if let Some((tree, source)) = from {
+        hasher.field(spec.id.as_bytes());
+        if !spec.namespace.is_empty() {
+            hasher.field(b"namespace");
+            hasher.field(spec.namespace.as_bytes());
+        }
+        if let Some(Attributes { mode, uid, gid }) = spec.attributes {
+            hasher.field(b"attributes");
+            hasher.field(format!("{mode:o} {uid}:{gid}").as_bytes());
+        }
+        if let Some((tree, source)) = spec.from {
             let base: Digest = match tree {
                 Tree::Layers(layers) => identity_of(layers).0,
-                Tree::Local(_) => self.content_of(tree, &Selector::path(source))?.0,
+                Tree::Local(_) | Tree::Remote(_) => self.content_of(tree, &Selector::path(source))?.0,
             };
             hasher.update(base.as_bytes());
         }
-        let name = hasher.finish().hex()[..32].to_owned();
-        let (name, lock) = store.lock_mount(
-            &name,
-            match sharing {
-                CacheSharing::Shared => crate::store::lease::MountSharing::Shared,
-                CacheSharing::Locked => crate::store::lease::MountSharing::Locked,
-                CacheSharing::Private => crate::store::lease::MountSharing::Private,
-            },
-        )?;
+        Ok(hasher.finish().hex()[..32].to_owned())
+    }
+
+    fn open_cache(&self, name: &str, spec: &CacheSpec<'_>) -> Result<(OwnedFd, FileLock), Cause> {
+        let store = self.environment.store;
+        let sharing = match spec.sharing {
+            CacheSharing::Shared => MountSharing::Shared,
+            CacheSharing::Locked => MountSharing::Locked,
+            CacheSharing::Private => MountSharing::Private,
+        };
+        let (name, lock) = store.lock_mount(name, sharing)?;
         let folder = store.path().join("mounts").join(&name);
-        let failed = |source| Cause::Mount { target: mount.target.clone(), path: id.to_owned(), source };
+        let failed = |error| Cause::Io("open a cache mount", error);
         let opened = match root::open_ambient_dir(&folder) {
-            Ok(opened) => opened,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.new_cache_mount(&folder, &name, id, from, (mode, uid, gid))?;
+                self.new_cache_mount(&folder, &name, spec)?;
                 root::open_ambient_dir(&folder).map_err(failed)?
             }
-            Err(error) => return Err(failed(error)),
+            opened => opened.map_err(failed)?,
         };
-        Ok((runtime::bind(&opened, "/").map_err(failed)?, lock))
+        Ok((opened, lock))
     }
 
     /// Made whole below `tmp/`, then renamed: another step that was as quick wins.
@@ -196,33 +277,41 @@ impl Solver<'_> {
         &self,
         folder: &std::path::Path,
         name: &str,
-        id: &str,
-        from: Option<(&Tree, &str)>,
-        (mode, uid, gid): (u32, u32, u32),
+        spec: &CacheSpec<'_>,
     ) -> Result<(), Cause> {
         let store = self.environment.store;
         let failed = |error| Cause::Io("create a cache mount", error);
         let made = store.temporary()?;
         let handle = root::open_ambient_dir(made.path()).map_err(failed)?;
-        if let Some((tree, source)) = from {
-            let spec = copy::Spec::to("/");
-            match tree {
+        let mut attributes = spec.attributes.unwrap_or(Attributes { mode: 0o755, uid: 0, gid: 0 });
+        // As in BuildKit, whose cache is then a new directory, what has attributes of its own
+        // begins empty.
+        if let (Some((tree, source)), None) = (spec.from, spec.attributes) {
+            let to = copy::Spec::to("/");
+            match &self.laid_out(tree)? {
                 Tree::Local(local) => {
                     let (listing, _) = local.select(&Selector::path(source))?;
                     copy::copy(
                         copy::Source::Tree { tree: local.tree(), listing: &listing },
                         handle.as_fd(),
-                        &spec,
+                        &to,
                     )?;
                 }
-                Tree::Layers(layers) => {
+                tree => {
+                    let layers = tree.layers()?;
                     let (view, _folder) = store.view(&self.on_disk(layers)?)?.into_parts();
+                    if let Ok(source) = root::open(&view, source, OFlags::PATH, Mode::empty()) {
+                        let stat = rustix::fs::fstat(&source).map_err(|error| failed(error.into()))?;
+                        let mode = stat.st_mode & 0o7777;
+                        attributes = Attributes { mode, uid: stat.st_uid, gid: stat.st_gid };
+                    }
                     let view = content::Tree::snapshot(view);
                     let listing = content::list(&view, &Selector::path(source))?;
-                    copy::copy(copy::Source::Tree { tree: &view, listing: &listing }, handle.as_fd(), &spec)?;
+                    copy::copy(copy::Source::Tree { tree: &view, listing: &listing }, handle.as_fd(), &to)?;
                 }
             }
         }
+        let Attributes { mode, uid, gid } = attributes;
         rustix::fs::fchown(&handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .and_then(|()| rustix::fs::fchmod(&handle, Mode::from_raw_mode(mode)))
             .map_err(|error| failed(error.into()))?;
@@ -232,7 +321,7 @@ impl Solver<'_> {
         match renamed.map_err(std::io::Error::from) {
             Ok(()) => {
                 let _ = made.keep();
-                store.remember_cache_mount(name, id)?;
+                store.remember_cache_mount(name, spec.id)?;
                 Ok(())
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

@@ -26,6 +26,34 @@ pub struct Loaded {
     pub replaced: Vec<(Reference, ImageId)>,
 }
 
+/// Which images of an archive are wanted, where one name has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The one that serves this platform.
+    One(Platform),
+    /// All that are there; this platform's is the one that is taken where nobody says which.
+    All { main: Platform },
+}
+
+impl Wanted {
+    fn main(&self) -> &Platform {
+        match self {
+            Self::One(platform) | Self::All { main: platform } => platform,
+        }
+    }
+}
+
+/// An image, or an index of several, that an archive brought.
+#[derive(Debug)]
+struct Found {
+    id: ImageId,
+    names: Vec<Reference>,
+    index: Option<FoundIndex>,
+}
+
+/// An index, and its images with their manifests.
+type FoundIndex = (BlobDigest, Vec<(ImageId, BlobDigest)>);
+
 /// The members of an archive: documents by name, everything else as blobs.
 #[derive(Debug, Default)]
 struct Members {
@@ -52,7 +80,7 @@ const DOCUMENT_LIMIT: u64 = 16 << 20;
 const MEMBER_LIMIT: usize = 200_000;
 
 impl Store {
-    /// Loads every image of an archive that serves `platform`, and names it as the archive does.
+    /// Loads the images of an archive that are wanted, and names them as the archive does.
     ///
     /// # Errors
     /// [`StoreError::Archive`] if it is no image archive or lacks a part, and as
@@ -60,12 +88,12 @@ impl Store {
     pub fn load(
         &self,
         archive: impl Read + Send + 'static,
-        platform: &Platform,
+        wanted: &Wanted,
     ) -> Result<Vec<Loaded>, StoreError> {
         let members = self.read_members(archive)?;
         let lease = self.lease()?;
         let found = if let Some(index) = members.documents.get("index.json") {
-            self.load_layout(&members, index, platform, &lease)?
+            self.load_layout(&members, index, wanted, &lease)?
         } else if let Some(list) = members.documents.get("manifest.json") {
             self.load_docker(&members, list, &lease)?
         } else {
@@ -76,13 +104,17 @@ impl Store {
             ));
         };
         let mut loaded = Vec::new();
-        for (id, names) in found {
+        for Found { id, names, index } in found {
             let image =
                 self.image(id)?.ok_or_else(|| Archive(format!("image {id} was removed meanwhile")))?;
             self.sync_layers(&image.diff_ids)?;
             let mut replaced = Vec::new();
             for name in &names {
-                if let Some(before) = self.tag(name, id)? {
+                let before = match &index {
+                    Some((index, members)) => self.tag_index(name, *index, members, wanted.main())?,
+                    None => self.tag(name, id)?,
+                };
+                if let Some(before) = before {
                     replaced.push((name.clone(), before));
                 }
             }
@@ -140,14 +172,15 @@ impl Store {
         &self,
         members: &Members,
         index: &[u8],
-        platform: &Platform,
+        wanted: &Wanted,
         lease: &Lease<'_>,
-    ) -> Result<Vec<(ImageId, Vec<Reference>)>, StoreError> {
+    ) -> Result<Vec<Found>, StoreError> {
+        let platform = wanted.main();
         let Document::Index(index) = Document::parse(index, None)? else {
             return Err(Archive("`index.json` is no index".to_owned()));
         };
         let repo_tags = repo_tags(members);
-        let mut found: Vec<(ImageId, Vec<Reference>)> = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
         let mut unnamed = Vec::new();
         for entry in &index.manifests {
             let names: Vec<Reference> = entry
@@ -167,22 +200,86 @@ impl Store {
             unnamed.retain(|(entry, _)| *entry == chosen);
         }
         for (entry, mut names) in unnamed {
-            let image = self.load_descriptor(members, entry, platform, lease)?;
+            let index = match wanted {
+                Wanted::All { .. } => self.load_index(members, entry, lease)?,
+                Wanted::One(_) => None,
+            };
+            let image = match &index {
+                Some((_, images)) => self.main_of(images, platform)?,
+                None => self.load_descriptor(members, entry, platform, lease)?,
+            };
             if names.is_empty() {
                 names = repo_tags.get(&image.0).cloned().unwrap_or_default();
             }
             if names.is_empty() {
                 names.extend(ref_name(entry));
             }
-            match found.iter_mut().find(|(id, _)| *id == image) {
-                Some((_, known)) => known.append(&mut names),
-                None => found.push((image, names)),
+            match found.iter_mut().find(|one| one.id == image && one.index == index) {
+                Some(one) => one.names.append(&mut names),
+                None => found.push(Found { id: image, names, index }),
             }
         }
         if found.is_empty() {
             return Err(Archive("the layout's index names no image".to_owned()));
         }
         Ok(found)
+    }
+
+    /// Loads all images of an index, if it is one and all that it names is in the archive.
+    fn load_index(
+        &self,
+        members: &Members,
+        descriptor: &Descriptor,
+        lease: &Lease<'_>,
+    ) -> Result<Option<FoundIndex>, StoreError> {
+        let has = |digest: &Digest| members.blob(&format!("blobs/sha256/{}", digest.hex())).is_some();
+        if !has(&descriptor.digest) {
+            return Ok(None);
+        }
+        let digest = BlobDigest(descriptor.digest);
+        let bytes = self.read_blob(digest, MANIFEST_LIMIT)?;
+        let Document::Index(index) = Document::parse(&bytes, Some(descriptor.media_type.as_ref()))? else {
+            return Ok(None);
+        };
+        let mut manifests = Vec::with_capacity(index.manifests.len());
+        for entry in &index.manifests {
+            if !has(&entry.digest) {
+                return Ok(None);
+            }
+            let bytes = self.read_blob(BlobDigest(entry.digest), MANIFEST_LIMIT)?;
+            match Document::parse(&bytes, Some(entry.media_type.as_ref()))? {
+                Document::Manifest(manifest)
+                    if manifest.layers.iter().chain([&manifest.config]).all(|blob| has(&blob.digest)) =>
+                {
+                    manifests.push((entry, manifest));
+                }
+                Document::Manifest(_) | Document::Index(_) => return Ok(None),
+            }
+        }
+        let mut images = Vec::with_capacity(manifests.len());
+        for (entry, manifest) in manifests {
+            // Attestations are kept with the index, but are no images.
+            if entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown") {
+                let manifest_digest = BlobDigest(entry.digest);
+                let image = self.load_manifest(members, manifest_digest, &manifest, lease)?;
+                images.push((image, manifest_digest));
+            }
+        }
+        Ok((!images.is_empty()).then_some((digest, images)))
+    }
+
+    /// The image of several that serves a platform best, or the first.
+    fn main_of(&self, images: &[(ImageId, BlobDigest)], platform: &Platform) -> Result<ImageId, StoreError> {
+        let mut best = (u16::MAX, images[0].0);
+        for (id, _) in images {
+            let found = self.image(*id)?;
+            let rank =
+                found.and_then(|image| image.platform.preference(platform)).map_or(u16::MAX, u16::from);
+            if rank < best.0 {
+                best = (rank, *id);
+            }
+        }
+        Ok(best.1)
     }
 
     /// Loads what a descriptor of an index points at; an index below it is resolved for `platform`.
@@ -254,7 +351,7 @@ impl Store {
         members: &Members,
         list: &[u8],
         lease: &Lease<'_>,
-    ) -> Result<Vec<(ImageId, Vec<Reference>)>, StoreError> {
+    ) -> Result<Vec<Found>, StoreError> {
         let entries = docker_entries(list)?;
         let mut found = Vec::new();
         for entry in &entries {
@@ -278,7 +375,7 @@ impl Store {
             }
             let names =
                 entry.repo_tags.iter().flatten().map(|name| name_of(name)).collect::<Result<_, _>>()?;
-            found.push((self.put_image(&config, None)?.id, names));
+            found.push(Found { id: self.put_image(&config, None)?.id, names, index: None });
         }
         Ok(found)
     }

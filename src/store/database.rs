@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// How long a process waits for another's transaction.
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
@@ -112,6 +112,18 @@ CREATE TABLE lease_image (
 ) WITHOUT ROWID;
 ";
 
+/// What format 3 added: the images of a name whose `manifest` is an index.
+const INDEXES: &str = "
+CREATE TABLE member (
+    name TEXT NOT NULL REFERENCES name (name) ON DELETE CASCADE,
+    image TEXT NOT NULL REFERENCES image (id),
+    manifest TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    PRIMARY KEY (name, image)
+) WITHOUT ROWID;
+CREATE INDEX member_image ON member (image);
+";
+
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
@@ -136,6 +148,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         }
         if found < 2 {
             transaction.execute_batch(LEASES)?;
+        }
+        if found < 3 {
+            transaction.execute_batch(INDEXES)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;
@@ -181,5 +196,48 @@ impl<T: serde::de::DeserializeOwned> rusqlite::types::FromSql for Json<T> {
         serde_json::from_str(value.as_str()?)
             .map(Self)
             .map_err(|error| rusqlite::types::FromSqlError::Other(Box::new(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_store_is_migrated_and_a_newer_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stave.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA).unwrap();
+        old.execute_batch(LEASES).unwrap();
+        let id = "a".repeat(64);
+        old.execute("INSERT INTO image VALUES (?1, 'linux/amd64', NULL, '[]', 1)", [&id]).unwrap();
+        old.execute("INSERT INTO name VALUES ('app', ?1, NULL, 1)", [&id]).unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let new = open(&path).unwrap();
+            let count = |table: &str| -> i64 {
+                new.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+            };
+            assert_eq!((count("name"), count("member")), (1, 0));
+        }
+        let newer = Connection::open(&path).unwrap();
+        newer.pragma_update(None, "user_version", FORMAT + 1).unwrap();
+        assert!(matches!(open(&path), Err(StoreError::Newer { .. })));
+    }
+
+    #[test]
+    fn the_members_of_a_name_go_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = open(&folder.path().join("stave.db")).unwrap();
+        let id = "a".repeat(64);
+        db.execute("INSERT INTO image VALUES (?1, 'linux/amd64', NULL, '[]', 1)", [&id]).unwrap();
+        db.execute("INSERT INTO name VALUES ('app', ?1, NULL, 1)", [&id]).unwrap();
+        db.execute("INSERT INTO member VALUES ('app', ?1, ?1, 0)", [&id]).unwrap();
+        assert!(db.execute("DELETE FROM image", []).is_err(), "an image of a name stays");
+        db.execute("DELETE FROM name", []).unwrap();
+        let left: i64 = db.query_row("SELECT count(*) FROM member", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0);
     }
 }

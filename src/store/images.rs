@@ -71,6 +71,7 @@ impl Store {
             let before = tx
                 .query_row("SELECT image FROM name WHERE name = ?", [name.to_string()], |row| row.get(0))
                 .optional()?;
+            super::indexes::forget_members(tx, name)?;
             tx.execute(
                 "INSERT OR REPLACE INTO name (name, image, manifest, updated)
                  VALUES (?1, ?2, (SELECT manifest FROM image WHERE id = ?2), ?3)",
@@ -180,6 +181,7 @@ impl Store {
             db.prepare(
                 "SELECT id, platform, image.manifest, diff_ids, created, name.name FROM image
                  LEFT JOIN name ON name.image = image.id
+                 WHERE name.name IS NOT NULL OR id NOT IN (SELECT image FROM member)
                  ORDER BY coalesce(name.updated, created) DESC, name.name",
             )?
             .query_map([], |row| {
@@ -193,15 +195,18 @@ impl Store {
         })
     }
 
-    /// The names that point at an image.
+    /// The names that point at an image, alone or among those of an index.
     ///
     /// # Errors
     /// What the database gives.
     pub fn names_of(&self, id: ImageId) -> Result<Vec<Reference>, StoreError> {
         let names: Vec<String> = self.read(|db| {
-            db.prepare("SELECT name FROM name WHERE image = ? ORDER BY name")?
-                .query_map([id], |row| row.get(0))?
-                .collect()
+            db.prepare(
+                "SELECT name FROM name WHERE image = ?1 UNION SELECT name FROM member WHERE image = ?1
+                 ORDER BY name",
+            )?
+            .query_map([id], |row| row.get(0))?
+            .collect()
         })?;
         Ok(names.iter().filter_map(|name| Reference::parse(name).ok()).collect())
     }
@@ -211,7 +216,10 @@ impl Store {
     /// # Errors
     /// What the database gives.
     pub fn untag(&self, name: &Reference) -> Result<bool, StoreError> {
-        self.write(|tx| Ok(tx.execute("DELETE FROM name WHERE name = ?", [name.to_string()])? > 0))
+        self.write(|tx| {
+            super::indexes::forget_members(tx, name)?;
+            Ok(tx.execute("DELETE FROM name WHERE name = ?", [name.to_string()])? > 0)
+        })
     }
 
     /// Forgets an image that no name points at; its layers go with the next [`Store::prune`].
@@ -222,7 +230,8 @@ impl Store {
     pub fn forget_image(&self, id: ImageId) -> Result<bool, StoreError> {
         self.write(|tx| {
             Ok(tx.execute(
-                "DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM name WHERE image = ?1)",
+                "DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM name WHERE image = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM member WHERE image = ?1)",
                 [id],
             )? > 0)
         })
@@ -268,7 +277,7 @@ impl Store {
     }
 }
 
-fn read_image(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredImage> {
+pub(super) fn read_image(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredImage> {
     let platform: String = row.get(1)?;
     Ok(StoredImage {
         id: row.get(0)?,

@@ -7,6 +7,7 @@
 //!   stave.db            SQLite (WAL): layers, images, names, records, leases, cache mounts
 //!   mounts/<id>/        cache mounts
 //!   containers/<id>/    what `run` keeps of a container
+//!   remotes/            files and repositories that were fetched
 //!   reserve             room for the database on a full disk
 //!   tmp/  locks/
 //! ```
@@ -31,11 +32,13 @@ pub mod compress;
 pub mod containers;
 mod database;
 pub mod images;
+pub mod indexes;
 pub mod layer;
 pub mod layer_blobs;
 pub mod layers;
 pub mod lease;
 pub mod prune;
+pub mod remotes;
 mod reserve;
 mod session;
 mod sweep;

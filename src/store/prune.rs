@@ -45,7 +45,7 @@ pub struct Usage {
     pub image_bytes: u64,
     pub records: usize,
     pub cached_layers: usize,
-    /// Bytes of layers that only the build cache holds.
+    /// Bytes of layers that only the build cache holds, and of what was fetched by URL.
     pub cache_bytes: u64,
     pub blobs: usize,
     pub blob_bytes: u64,
@@ -74,14 +74,15 @@ impl Store {
             if options.all_images {
                 tx.execute(
                     "DELETE FROM name WHERE image NOT IN (SELECT image FROM container)
-                        AND image NOT IN (SELECT image FROM lease_image)",
+                        AND image NOT IN (SELECT image FROM lease_image)
+                        AND name NOT IN (SELECT name FROM member WHERE image IN (SELECT image FROM lease_image))",
                     [],
                 )?;
                 // What registries said is asked for again; its documents would stay otherwise.
                 tx.execute("DELETE FROM pin", [])?;
             }
             if options.unnamed_images || options.all_images {
-                let unused = "id NOT IN (SELECT image FROM name) AND id NOT IN (SELECT image FROM container)
+                let unused = "id NOT IN (SELECT image FROM name) AND id NOT IN (SELECT image FROM member) AND id NOT IN (SELECT image FROM container)
                               AND id NOT IN (SELECT image FROM lease_image)";
                 pruned.images = tx
                     .prepare(&format!("SELECT id FROM image WHERE {unused}"))?
@@ -103,6 +104,7 @@ impl Store {
             for (path, _) in entries(&self.path().join("contexts"))? {
                 self.remove_tree(&path)?;
             }
+            pruned.bytes += self.prune_remotes()?;
         }
         self.sweep(&mut pruned)?;
         self.shrink_database();
@@ -146,7 +148,8 @@ impl Store {
         self.read(|db| {
             let count = |query: &str| db.query_row(query, [], |row| row.get::<_, i64>(0)).map(|n| n as usize);
             usage.images = count("SELECT count(*) FROM image")?;
-            usage.named_images = count("SELECT count(DISTINCT image) FROM name")?;
+            usage.named_images =
+                count("SELECT count(*) FROM (SELECT image FROM name UNION SELECT image FROM member)")?;
             usage.records = count("SELECT count(*) FROM action")?;
             usage.cache_mounts = count("SELECT count(*) FROM cache_mount")?;
             let held = held_diff_ids(db)?;
@@ -169,6 +172,7 @@ impl Store {
                 usage.blob_bytes += metadata.len();
             }
         }
+        usage.cache_bytes += self.remotes_size();
         for (path, _) in entries(&self.path().join("mounts"))? {
             usage.cache_mount_bytes += tree_size(&path);
         }
@@ -198,7 +202,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(std::path::PathBuf, String)>
 }
 
 /// The bytes that the files below `path` take, links not followed.
-fn tree_size(path: &Path) -> u64 {
+pub(super) fn tree_size(path: &Path) -> u64 {
     let mut total = 0;
     let mut todo = vec![path.to_owned()];
     while let Some(next) = todo.pop() {

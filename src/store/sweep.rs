@@ -103,13 +103,15 @@ impl Store {
             .prepare(
                 "SELECT id FROM image UNION SELECT manifest FROM image WHERE manifest IS NOT NULL
                  UNION SELECT manifest FROM name WHERE manifest IS NOT NULL
+                 UNION SELECT manifest FROM member
                  UNION SELECT image FROM pin UNION SELECT manifest FROM pin
                  UNION SELECT image FROM container",
             )?
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        let manifests: Vec<BlobDigest> = held.iter().copied().collect();
-        for digest in manifests {
+        // An index holds what its manifests name too: attestations have no image of their own.
+        let mut manifests: Vec<BlobDigest> = held.iter().copied().collect();
+        while let Some(digest) = manifests.pop() {
             let Ok(bytes) = self.read_blob(digest, MANIFEST_LIMIT) else { continue };
             match Document::parse(&bytes, None) {
                 Ok(Document::Manifest(manifest)) => {
@@ -117,7 +119,8 @@ impl Store {
                     held.extend(manifest.layers.iter().map(|layer| BlobDigest(layer.digest)));
                 }
                 Ok(Document::Index(index)) => {
-                    held.extend(index.manifests.iter().map(|entry| BlobDigest(entry.digest)));
+                    let below = index.manifests.iter().map(|entry| BlobDigest(entry.digest));
+                    manifests.extend(below.filter(|entry| held.insert(*entry)));
                 }
                 Err(_) => {}
             }

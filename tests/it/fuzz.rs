@@ -13,13 +13,17 @@ use stave::diagnostic::SourceText;
 use stave::digest::Digest;
 use stave::exporter::output::Output;
 use stave::image::{Document, ImageConfig};
-use stave::parser::{self, BuildOptions};
-use stave::pattern::{NamePattern, Patterns, steps};
+use stave::parser::{self, BuildOptions, lint, outline};
+use stave::pattern::{DoubleStar, NamePattern, Patterns, steps};
 use stave::platform::Platform;
 use stave::reference::Reference;
 use stave::registry::Config;
 use stave::store::compress::{Limited, decompress};
 use stave::store::layer::{self, Limits, Options};
+
+mod dockerfile;
+mod memory;
+mod mutate;
 
 /// xorshift64*: enough to shuffle bytes, and the same everywhere.
 struct Random(u64);
@@ -139,40 +143,29 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// The Dockerfiles of the golden cases.
-fn dockerfiles() -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    let mut todo = vec![crate::golden::testdata("dockerfile")];
-    while let Some(folder) = todo.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                todo.push(path);
-            } else if path.file_name().is_some_and(|name| name == "Dockerfile") {
-                found.push(std::fs::read(path).unwrap());
-            }
-        }
-    }
-    found.sort();
-    assert!(found.len() > 50, "the golden cases are gone");
-    found
-}
-
 #[test]
-fn dockerfile() {
-    fuzz("dockerfile", &dockerfiles(), 4_000, |bytes| {
+fn lint_rules_and_outlines() {
+    fuzz("lint", &dockerfile::dockerfiles(), 1_500, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return };
         let source = SourceText::new("Dockerfile", text);
         let options = BuildOptions::new(Platform::host());
-        let findings = match parser::parse(&source) {
-            Ok(dockerfile) => {
-                parser::lower(&dockerfile, &options, &BTreeMap::new()).err().unwrap_or_default()
-            }
-            Err(findings) => findings,
+        let config = lint::Config::parse("experimental=all").unwrap();
+        let input = lint::Input {
+            dockerfile: &source,
+            ignore: Some(&source),
+            options: &options,
+            images: &BTreeMap::new(),
+            scope: lint::Scope::Check,
+            extra: &config,
         };
-        for finding in findings {
-            assert!(!finding.render(true).is_empty());
+        let report = lint::check(&input);
+        for finding in &report.findings {
+            assert!(finding.location.first <= finding.location.last, "{finding:?}");
+            assert!(!finding.diagnostic().render(true).is_empty());
         }
+        // Whatever has no errors can be outlined.
+        assert!(outline::outline(&source, &options).is_ok() || !report.errors.is_empty());
+        assert!(outline::targets(&source).is_ok() || !report.errors.is_empty());
     });
 }
 
@@ -188,7 +181,8 @@ fn ignore_files_and_patterns() {
                 patterns.may_match_below(path.as_bytes());
             }
         }
-        let _ = steps(text);
+        let _ = steps(text, DoubleStar::AnyDepth);
+        let _ = steps(text, DoubleStar::OneName);
         if let Ok(pattern) = NamePattern::parse(text) {
             pattern.matches(b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab");
         }

@@ -4,6 +4,8 @@
 //! `ast.txt` (the instructions), `llb.txt` (the graph, one line a vertex, then the history) and
 //! `config.json` (the image's config); `args` holds flags, one a line, as `build` takes them.
 //! `testdata/dockerfile/errors/<case>/errors.txt` holds the rendered errors, carets and all.
+//! `testdata/format/<case>/formatted.txt` is what `fmt` makes of a Dockerfile; and whatever can be read
+//! of all folders is formatted too, which must keep its meaning and be done once.
 //! `testdata/lines/<case>/lines.txt` and `testdata/ignore/<case>/patterns.txt` do the same for
 //! logical lines and for `.dockerignore` files.
 //!
@@ -19,15 +21,19 @@ use std::path::{Path, PathBuf};
 use stave::diagnostic::{Diagnostic, SourceText};
 use stave::digest::{Digest, ImageId, VertexId};
 use stave::image::ImageConfig;
-use stave::llb::{CopySource, FileAction, Id, MountKind, Op, Owner, SourceOp};
+use stave::llb::{CopySource, ExecLimits, FileAction, Id, MountKind, Op, Owner, SecurityMode, SourceOp};
 use stave::parser::ast::CommandLine;
+use stave::parser::format::format;
 use stave::parser::instruction::Kind;
+use stave::parser::remote::{self, Remote};
 use stave::parser::{
     BuildOptions, Dockerfile, Lowered, Lowering, NamedContext, NoCache, ResolvedImage, ignore, lines, lower,
     parse,
 };
 use stave::platform::Platform;
 use stave::reference::Reference;
+
+mod coverage;
 
 #[test]
 fn dockerfiles() {
@@ -63,6 +69,44 @@ fn logical_lines() {
         expect(&case, &[("lines.txt", got)], &mut wrong);
     }
     report(&wrong);
+}
+
+#[test]
+fn formatted() {
+    let mut wrong = Vec::new();
+    for case in folders(&testdata("format")) {
+        let source = SourceText::new("Dockerfile", read(&case.join("Dockerfile")));
+        let got = format(&source).unwrap_or_else(|errors| rendered(&errors));
+        expect(&case, &[("formatted.txt", got)], &mut wrong);
+    }
+    report(&wrong);
+}
+
+#[test]
+fn every_case_can_be_formatted_and_put_together_again() {
+    let mut cases = Vec::new();
+    for folder in ["format", "lines"] {
+        cases.extend(folders(&testdata(folder)));
+    }
+    for keyword in folders(&testdata("dockerfile")) {
+        cases.extend(folders(&keyword));
+    }
+    let mut formatted = 0;
+    for case in cases {
+        let text = read(&case.join("Dockerfile"));
+        let source = SourceText::new("Dockerfile", text.as_str());
+        let Ok(file) = parse(&source) else { continue };
+        let pieces = file.layout.pieces().iter();
+        let again: String = pieces.map(|piece| &text[piece.span.start..piece.span.end]).collect();
+        assert_eq!(again, text, "{}", case.display());
+        // That the result says the same is checked in there.
+        let once =
+            format(&source).unwrap_or_else(|errors| panic!("{}: {}", case.display(), rendered(&errors)));
+        let twice = format(&SourceText::new("Dockerfile", once.as_str())).unwrap();
+        assert_eq!(twice, once, "{}", case.display());
+        formatted += 1;
+    }
+    assert!(formatted > 40, "only {formatted} cases can be formatted");
 }
 
 #[test]
@@ -141,6 +185,13 @@ fn lower_all(
     panic!("lowering asks for images again and again")
 }
 
+/// What is wrong with a text that can be parsed.
+fn lower_error(text: &str) -> String {
+    let file = parse(&SourceText::new("Dockerfile", text)).expect("it can be parsed");
+    let options = BuildOptions::new(Platform::parse("linux/amd64").unwrap());
+    rendered(&lower_all(&file, &options, &BTreeMap::new()).expect_err("it can not be lowered"))
+}
+
 fn options(args: &Path) -> BuildOptions {
     let mut options = BuildOptions::new(Platform::parse("linux/amd64").unwrap());
     let text = if args.exists() { read(args) } else { String::new() };
@@ -156,10 +207,20 @@ fn options(args: &Path) -> BuildOptions {
             "--platform" => options.platform = Some(Platform::parse(value).unwrap()),
             "--no-cache" => options.no_cache = NoCache::All,
             "--no-cache-filter" => options.no_cache = NoCache::Stages(vec![value.to_owned()]),
+            "--allow" => options.entitlements.allow(value).unwrap(),
+            "--ulimit" => options.limits.ulimits.push(stave::parser::limits::ulimit(value).unwrap()),
             "--exclude" => options.excludes.push(value.to_owned()),
             "--build-context" => {
-                let context = match pair().1.strip_prefix("docker-image://") {
-                    Some(image) => NamedContext::Image(Reference::parse(image).unwrap()),
+                let name = pair().0.to_owned();
+                let context = match pair().1.split_once("://") {
+                    Some(("docker-image", image)) => NamedContext::Image(Reference::parse(image).unwrap()),
+                    Some(("target", stage)) => NamedContext::Stage(stage.to_owned()),
+                    Some(_) => match remote::detect(pair().1).unwrap().unwrap() {
+                        Remote::Git(git) => NamedContext::Remote { name, source: SourceOp::Git(git.source) },
+                        Remote::Http(url) => {
+                            NamedContext::Remote { name, source: SourceOp::Http(remote::http(url, None)) }
+                        }
+                    },
                     None => NamedContext::Local { name: pair().0.to_owned(), excludes: Vec::new() },
                 };
                 options.named_contexts.insert(pair().0.to_owned(), context);
@@ -239,7 +300,12 @@ fn dump_kind(kind: &Kind) -> String {
         out
     };
     match kind {
-        Kind::Add(add) => format!("unpack={} {}", add.unpack, transfer(&add.transfer)),
+        Kind::Add(add) => {
+            let checksum = add.checksum.as_ref().map(|word| format!("checksum={} ", word.text));
+            let keep = add.keep_git_dir.map(|keep| format!("keep-git-dir={keep} "));
+            let flags = checksum.unwrap_or_default() + &keep.unwrap_or_default();
+            format!("unpack={} {flags}{}", add.unpack.unwrap_or(true), transfer(&add.transfer))
+        }
         Kind::Arg(arg) => dump_arg(arg),
         Kind::Cmd(cmd) => command(&cmd.command),
         Kind::Copy(copy) => {
@@ -266,6 +332,12 @@ fn dump_kind(kind: &Kind) -> String {
             }
             if let Some(network) = &run.network {
                 write!(out, "network={network:?} ").unwrap();
+            }
+            if run.security != SecurityMode::Sandbox {
+                write!(out, "security={:?} ", run.security).unwrap();
+            }
+            for (device, _) in &run.devices {
+                write!(out, "device={:?} required={} ", device.name, device.required).unwrap();
             }
             out + &command(&run.command)
         }
@@ -296,7 +368,11 @@ fn dump_llb(lowered: &Lowered) -> String {
         writeln!(out, "history {vertex}{base} {:?}", step.created_by).unwrap();
     }
     if !lowered.unused_build_args.is_empty() {
-        writeln!(out, "unused {}", lowered.unused_build_args.join(" ")).unwrap();
+        let unused = lowered.unused_build_args.iter().map(|unused| match &unused.near {
+            Some(near) => format!("{} (near {near})", unused.name),
+            None => unused.name.clone(),
+        });
+        writeln!(out, "unused {}", unused.collect::<Vec<_>>().join(" ")).unwrap();
     }
     out + &rendered(&lowered.warnings)
 }
@@ -317,6 +393,22 @@ fn dump_op(op: &Op) -> String {
         Op::Source(SourceOp::Scratch) => "scratch".to_owned(),
         Op::Source(SourceOp::Image { reference, platform, .. }) => format!("image {reference} {platform}"),
         Op::Source(SourceOp::Local { name, excludes }) => format!("local {name} {excludes:?}"),
+        Op::Source(SourceOp::Http(http)) => {
+            let checksum = http.checksum.as_ref().map(|sum| format!(" {sum}")).unwrap_or_default();
+            format!("http {} as {}{checksum}", http.url, http.name)
+        }
+        Op::Source(SourceOp::Git(git)) => {
+            let flags = [
+                ("keep-git-dir", git.keep_git_dir),
+                ("no-submodules", !git.submodules),
+                ("by-commit", git.by_commit),
+                ("commit-times", git.commit_times),
+            ];
+            let flags: String =
+                flags.iter().filter(|flag| flag.1).map(|flag| format!(" {}", flag.0)).collect();
+            let checksum = git.checksum.as_ref().map(|sum| format!(" commit={sum}")).unwrap_or_default();
+            format!("git {git}{checksum}{flags}")
+        }
         Op::Merge(_) => "merge".to_owned(),
         Op::File(file) => {
             let action = |action: &FileAction| match action {
@@ -367,17 +459,37 @@ fn dump_op(op: &Op) -> String {
                     MountKind::Bind { input, source, writable } => {
                         format!("bind {input}:{source}{}", if *writable { " rw" } else { "" })
                     }
-                    MountKind::Cache { id, sharing, read_only, input, source, mode, uid, gid } => format!(
-                        "cache {id} {sharing:?} ro={read_only} from={input:?}:{source} {mode:o} {uid}:{gid}"
-                    ),
-                    MountKind::Tmpfs { size } => format!("tmpfs {size:?}"),
+                    MountKind::Cache { id, sharing, read_only, input, source, attributes, namespace } => {
+                        let attributes = attributes.map_or_else(String::new, |made| {
+                            format!(" {:o} {}:{}", made.mode, made.uid, made.gid)
+                        });
+                        let space = if namespace.is_empty() { "" } else { " in " };
+                        format!(
+                            "cache {id}{space}{namespace} {sharing:?} ro={read_only} from={input:?}:{source}{attributes}"
+                        )
+                    }
+                    MountKind::Tmpfs { size, read_only } => {
+                        format!("tmpfs {size:?}{}", if *read_only { " ro" } else { "" })
+                    }
                     MountKind::Secret { id, required, mode, uid, gid } => {
                         format!("secret {id} required={required} {mode:o} {uid}:{gid}")
+                    }
+                    MountKind::Ssh { id, required, mode, uid, gid } => {
+                        format!("ssh {id} required={required} {mode:o} {uid}:{gid}")
                     }
                 };
                 write!(out, " [{} {kind}]", mount.target).unwrap();
             }
             write!(out, " net={:?}", exec.network).unwrap();
+            if exec.security != SecurityMode::Sandbox {
+                write!(out, " security={:?}", exec.security).unwrap();
+            }
+            for device in &exec.devices {
+                write!(out, " device={} required={}", device.name, device.required).unwrap();
+            }
+            if exec.limits != ExecLimits::default() {
+                write!(out, " {:?}", exec.limits).unwrap();
+            }
             out
         }
     }

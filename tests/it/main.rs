@@ -1,7 +1,9 @@
 //! The one test binary: a single link step for all that is tested from outside the library.
 
 mod build;
+mod check;
 mod examples;
+mod fmt;
 mod fuzz;
 mod golden;
 mod harness;
@@ -13,4 +15,6 @@ mod registry_cli;
 mod reliability;
 mod rootless;
 mod sandbox;
+mod sources;
+mod speed;
 mod trust;

@@ -187,6 +187,22 @@ impl Person {
             let shown = self.ok(&["run", "--rm", "owned", "stat", "-c", "%u:%g", "/own/file", "inner/x"]);
             assert_eq!(shown, "33:34\n33:34\n");
         }
+        // Limits that only root can set are not silently without effect; others hold.
+        let limited = self.context("FROM base\nRUN test $(ulimit -n) = 99\n");
+        let output = self.run(&["build", "--progress=plain", "-m=64m", "--ulimit=nofile=99", &limited]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(said(&output).contains("the limit `memory` does not hold"), "{}", said(&output));
+
+        // All that the user namespace allows, and a socket that its owner may use.
+        let socket = self.path("home").join("agent");
+        let agent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let insecure = self.context(
+            "FROM base\nRUN --security=insecure --mount=type=ssh,required mkdir /m && mount -t tmpfs none /m && umount /m \
+             && test -S $SSH_AUTH_SOCK\n",
+        );
+        let agent_flag = format!("--ssh=default={}", socket.display());
+        self.ok(&["build", "-q", "--allow=security.insecure", &agent_flag, &insecure]);
+        drop(agent);
         self.ok(&["prune", "--force", "--all", "--volumes"]);
         let store = self.path("home").join(".local/share/stave");
         for folder in ["layers", "blobs/sha256", "containers", "mounts", "tmp", "locks"] {

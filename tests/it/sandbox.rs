@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use stave::root::open_ambient_dir;
 use stave::runtime::users;
 use stave::runtime::{
-    Capabilities, CgroupSpec, Io, MountSource, Network, Running, SandboxMount, Security, bind, bind_recursive,
+    Capabilities, CgroupSpec, Io, MountSource, Network, Resources, Running, SandboxMount, Security, bind,
+    bind_recursive,
 };
 use tempfile::TempDir;
 
@@ -166,8 +167,8 @@ fn mounts() {
             mount("/in/deep", MountSource::Fd(bind(&handle, "/sub").unwrap()), true),
             mount("/one", MountSource::Fd(bind(&handle, "sub/file").unwrap()), true),
             mount("/rw", MountSource::Fd(bind_recursive(&handle, "/").unwrap()), false),
-            mount("/mem", MountSource::Tmpfs { size: Some(1 << 20), mode: 0o700 }, false),
-            mount("/rw/inner", MountSource::Tmpfs { size: None, mode: 0o1777 }, false),
+            mount("/mem", MountSource::Tmpfs { size: Some(1 << 20), mode: Some(0o700) }, false),
+            mount("/rw/inner", MountSource::Tmpfs { size: None, mode: Some(0o1777) }, false),
             mount(
                 "/run/secrets/s",
                 MountSource::File { contents: b"hush\n".to_vec(), mode: 0o400, uid: 7, gid: 8 },
@@ -269,7 +270,7 @@ fn environment_user_and_directory() {
     let root = open_ambient_dir(tree.path()).unwrap();
     let env = tree.run(tree.sandbox(&["env"])).unwrap().out;
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    assert_eq!(env, format!("{path}\nHOSTNAME=boxname\nHOME=/root\nMARK=x\n"));
+    assert_eq!(env, format!("MARK=x\n{path}\nHOME=/root\n"));
     fs::create_dir_all(tree.path().join("var/www/private")).unwrap();
     let user = users::resolve(root.as_fd(), "web").unwrap();
     assert_eq!(user, web());
@@ -331,7 +332,7 @@ fn hostile_images() {
     symlink("../../../../../../../../canary", tree.path().join("out")).unwrap();
     let mount = |target: &str| {
         let mut sandbox = tree.sandbox(&["true"]);
-        let source = MountSource::Tmpfs { size: None, mode: 0o755 };
+        let source = MountSource::Tmpfs { size: None, mode: Some(0o755) };
         sandbox.mounts =
             vec![SandboxMount { target: target.to_owned(), source, read_only: false, inert: false }];
         tree.run(sandbox)
@@ -428,7 +429,9 @@ fn nothing_outlives_the_builder() {
 fn cgroups() {
     let Some(tree) = tree() else { return };
     let id = format!("test-{}", std::process::id());
-    let spec = CgroupSpec { id: id.clone(), memory: Some(64 << 20), pids: Some(20), millicpus: Some(500) };
+    let resources =
+        Resources { memory: Some(64 << 20), pids: Some(20), millicpus: Some(500), ..Resources::default() };
+    let spec = CgroupSpec { id: id.clone(), parent: None, resources };
     let sandbox_script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; mknod /tmp/disk b 8 0; cat /tmp/disk; \
         cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max; mkdir /sys/fs/cgroup/pids/x; true";
     let out = tree.script(sandbox_script, |sandbox| sandbox.cgroup = Some(spec));
@@ -495,7 +498,8 @@ fn rootless() {
     sandbox.process.user = web();
     let error = tree.run(sandbox).unwrap_err().to_string();
     assert!(error.contains("group id 34 is not mapped into this user namespace"), "{error}");
-    let spec = CgroupSpec { id: "rootless".to_owned(), pids: Some(5), ..CgroupSpec::default() };
+    let resources = Resources { pids: Some(5), ..Resources::default() };
+    let spec = CgroupSpec { id: "rootless".to_owned(), parent: None, resources };
     let out = tree.script("echo fine", |sandbox| sandbox.cgroup = Some(spec));
     assert_eq!(out.out, "fine\n");
     assert_eq!(tree.listing(), before);

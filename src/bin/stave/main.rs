@@ -12,6 +12,7 @@ mod ambient;
 mod commands;
 mod enter;
 mod failure;
+mod findings;
 mod progress;
 mod signals;
 mod terminal;

@@ -160,7 +160,7 @@ pub struct Entry {
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// What an entry is. Sockets are no entries: nothing can copy them.
+/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     Directory,
@@ -168,6 +168,9 @@ pub enum Kind {
     /// A symbolic link and what it says.
     Link(OsString),
     Fifo,
+    /// Only in a local tree, where BuildKit takes one for an empty file. The sockets of a stage are
+    /// no entries, as no layer can hold them.
+    Socket,
     CharDevice,
     BlockDevice,
 }
@@ -309,6 +312,7 @@ impl Entry {
             Kind::File => (b'f', OsStr::new("")),
             Kind::Link(target) => (b'l', target.as_os_str()),
             Kind::Fifo => (b'p', OsStr::new("")),
+            Kind::Socket => (b's', OsStr::new("")),
             Kind::CharDevice => (b'c', OsStr::new("")),
             Kind::BlockDevice => (b'b', OsStr::new("")),
         };

@@ -3,16 +3,16 @@
 //! The rules are those of BuildKit's COPY. A path without wildcards is followed through links, its
 //! last name too. In a path with them, what precedes the first wildcard is followed; from there on
 //! directories are directories, and each match is followed if it is a link. Below a match nothing
-//! else matches. `**` is any number of directories.
+//! else matches. With `parents` `**` is any number of directories.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{ContentError, Entry, Kind, Listing, Root, Selector, Tree, join, shown, walk};
+use super::{ContentError, Entry, Kind, Listing, Owners, Root, Selector, Tree, join, shown, walk};
 use crate::diagnostic::nearest;
-use crate::pattern::{self, Patterns, Step};
+use crate::pattern::{self, DoubleStar, Patterns, Step};
 use crate::root;
 
 /// How many links a path may lead through, as in the kernel.
@@ -92,10 +92,11 @@ fn root_of(
 ) -> Result<Option<Root>, ContentError> {
     // The tree itself has no directories above it to keep.
     let below = (selector.parents && !named.said.is_empty()).then(|| named.said.clone());
-    // What a wildcard matched is subject to the patterns itself; what was named is wanted.
-    let own = if selector.parents { named.said.clone() } else { named.name() };
-    let excluded = (named.matched || selector.parents) && walk::verdict(excludes, &own).0;
-    if excluded && !(selector.parents && excludes.may_match_below(own.as_bytes())) {
+    // The patterns are about what is below a source, not about the source, whether it was named or
+    // matched by a wildcard: so BuildKit has it (moby/buildkit#5489). With `--parents` the source is
+    // the directory that the kept ones begin in.
+    let excluded = selector.parents && walk::verdict(excludes, &named.said).0;
+    if excluded && !excludes.may_match_below(named.said.as_bytes()) {
         return Ok(None);
     }
     // With `parents` the patterns are relative to where the kept directories begin.
@@ -127,7 +128,8 @@ fn names(tree: &Tree, start: &OsStr, selector: &Selector, path: &str) -> Result<
         let said = OsString::from(root::clean(path).trim_start_matches('/'));
         return Ok(vec![plain(tree, start, said, selector.parents, &selector.path)?]);
     }
-    let steps = pattern::steps(path)?;
+    let double_star = if selector.parents { DoubleStar::AnyDepth } else { DoubleStar::OneName };
+    let steps = pattern::steps(path, double_star)?;
     let wild = steps.iter().position(|step| !matches!(step, Step::Name(_)));
     let mut prefix = OsString::new();
     for step in &steps[..wild.unwrap_or(steps.len())] {
@@ -140,7 +142,9 @@ fn names(tree: &Tree, start: &OsStr, selector: &Selector, path: &str) -> Result<
     };
     let found = match plain(tree, start, prefix, selector.parents, &selector.path) {
         Ok(base) => matches(tree, base, &steps[wild..], selector.parents)?,
-        Err(ContentError::NotFound { .. } | ContentError::Ignored { .. }) => Vec::new(),
+        // What `--parents` is given is a pattern as a whole, and a pattern may match nothing. Without
+        // it the directory that the wildcard stands in has to be there, as in BuildKit.
+        Err(ContentError::NotFound { .. } | ContentError::Ignored { .. }) if selector.parents => Vec::new(),
         Err(error) => return Err(error),
     };
     if found.is_empty() && !selector.optional {
@@ -183,14 +187,32 @@ fn missing(tree: &Tree, path: &OsStr, shown: &str) -> ContentError {
     }
 }
 
-/// What the last name of `path` may be a misspelling of: something beside it.
+/// What `path` may be a misspelling of: something beside the last of its names, which is named alone,
+/// or, where a directory above that is missing, something beside the directory, named with its path.
 fn near(tree: &Tree, path: &OsStr) -> Option<String> {
-    let bytes = path.as_bytes();
-    let cut = bytes.iter().rposition(|byte| *byte == b'/');
-    let (directory, name) = cut.map_or((&b""[..], bytes), |at| (&bytes[..at], &bytes[at + 1..]));
-    let beside = children(tree, OsStr::from_bytes(directory)).ok()?;
-    let beside: Vec<&str> = beside.iter().filter_map(|(name, _)| name.to_str()).collect();
-    nearest(std::str::from_utf8(name).ok()?, beside).map(str::to_owned)
+    let names: Vec<&str> = path.to_str()?.split('/').filter(|name| !name.is_empty()).collect();
+    let mut directory = OsString::new();
+    for (at, name) in names.iter().enumerate() {
+        let last = at + 1 == names.len();
+        let there = join(&directory, OsStr::new(name));
+        if !last && matches!(exists(tree, &there), Ok(Some(_))) {
+            directory = there;
+            continue;
+        }
+        let beside = children(tree, &directory).ok()?;
+        let beside = beside.iter().filter(|(_, is_dir)| last || *is_dir);
+        let beside: Vec<&str> = beside.filter_map(|(name, _)| name.to_str()).collect();
+        let near = nearest(name, beside)?;
+        if last {
+            return Some(near.to_owned());
+        }
+        // The rest is advised only where it is really there.
+        let directory = join(&directory, OsStr::new(near));
+        let whole = join(&directory, OsStr::new(&names[at + 1..].join("/")));
+        let advised = if matches!(exists(tree, &whole), Ok(Some(_))) { whole } else { directory };
+        return Some(shown(&advised));
+    }
+    None
 }
 
 fn exists(tree: &Tree, path: &OsStr) -> io::Result<Option<OsString>> {
@@ -346,7 +368,9 @@ fn children(tree: &Tree, directory: &OsStr) -> Result<Vec<(OsString, bool)>, Con
         };
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         let is_dir = kind == rustix::fs::FileType::Directory;
-        if kind != rustix::fs::FileType::Socket && !is_hidden(tree, &join(directory, &name), is_dir) {
+        let is_socket = kind == rustix::fs::FileType::Socket;
+        let is_entry = !is_socket || tree.owners == Owners::Root;
+        if is_entry && !is_hidden(tree, &join(directory, &name), is_dir) {
             children.push((name, is_dir));
         }
     }

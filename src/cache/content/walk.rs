@@ -144,7 +144,8 @@ fn read_directory(
             Err(Errno::NOENT) => continue,
             other => other.map_err(|error| ContentError::read(&in_tree, error))?,
         };
-        let Some(kind) = kind(&fd, &name, &statx).map_err(|error| ContentError::read(&in_tree, error))?
+        let Some(kind) =
+            kind(&fd, &name, &statx, tree.owners).map_err(|error| ContentError::read(&in_tree, error))?
         else {
             continue;
         };
@@ -183,8 +184,8 @@ fn statx(fd: &std::os::fd::OwnedFd, name: &OsStr) -> rustix::io::Result<Statx> {
     rustix::fs::statx(fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
 }
 
-/// What the thing is; nothing for a socket.
-fn kind(fd: &std::os::fd::OwnedFd, name: &OsStr, statx: &Statx) -> io::Result<Option<Kind>> {
+/// What the thing is; nothing for what cannot be copied.
+fn kind(fd: &std::os::fd::OwnedFd, name: &OsStr, statx: &Statx, owners: Owners) -> io::Result<Option<Kind>> {
     Ok(Some(match FileType::from_raw_mode(statx.stx_mode.into()) {
         FileType::Directory => Kind::Directory,
         FileType::RegularFile => Kind::File,
@@ -195,6 +196,7 @@ fn kind(fd: &std::os::fd::OwnedFd, name: &OsStr, statx: &Statx) -> io::Result<Op
         FileType::Fifo => Kind::Fifo,
         FileType::CharacterDevice => Kind::CharDevice,
         FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Socket if owners == Owners::Root => Kind::Socket,
         FileType::Socket | FileType::Unknown => return Ok(None),
     }))
 }
@@ -242,7 +244,7 @@ pub(super) fn stat(tree: &Tree, path: &OsStr) -> Result<Entry, ContentError> {
         StatxFlags::BASIC_STATS,
     )
     .map_err(|error| failed(error.into()))?;
-    match kind(&fd, empty, &statx).map_err(failed)? {
+    match kind(&fd, empty, &statx, tree.owners).map_err(failed)? {
         Some(kind) => Ok(entry(OsString::new(), kind, &statx, tree.owners)),
         None => Err(ContentError::read(path, io::Error::other("it is a socket"))),
     }

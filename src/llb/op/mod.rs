@@ -7,6 +7,7 @@ use crate::llb::{DefinitionError, canonical_digest};
 pub mod exec;
 pub mod file;
 pub mod merge;
+pub mod remote;
 pub mod source;
 
 /// What a vertex does.

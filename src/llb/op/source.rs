@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ImageId;
 use crate::llb::DefinitionError;
+use crate::llb::op::remote::{GitSource, HttpSource};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -24,6 +25,10 @@ pub enum SourceOp {
     /// A directory of the person who builds: the context, or one that `--build-context` names.
     /// What `excludes` matches (patterns of `.dockerignore`) is not in the tree, owners are root's.
     Local { name: String, excludes: Vec<String> },
+    /// One file, downloaded.
+    Http(HttpSource),
+    /// A tree of a git repository.
+    Git(GitSource),
 }
 
 fn unnamed() -> Reference {

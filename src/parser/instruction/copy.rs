@@ -2,11 +2,15 @@
 //!
 //! What COPY and ADD share is here: [`Transfer`].
 
-use crate::diagnostic::{Diagnostic, Span};
-use crate::llb::{CopyAction, CopySource, FileAction, FileOp, MergeOp, Metadata, Op, Owner, SourceOp};
+use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::digest::VertexId;
+use crate::llb::{
+    CopyAction, CopySource, FileAction, FileOp, Id, MergeOp, Metadata, Op, Owner, SourceOp, redacted,
+};
 use crate::parser::ast::{Instruction, Word};
 use crate::parser::flags::{Flags, Takes};
 use crate::parser::instruction::Request;
+use crate::parser::instruction::add::{Fetch, Fetched};
 use crate::parser::lines;
 use crate::parser::path;
 use crate::parser::stage::StageBuild;
@@ -46,6 +50,8 @@ pub(super) struct Manner<'a> {
     pub from: Option<&'a Word>,
     pub parents: bool,
     pub unpack: bool,
+    /// What ADD says about sources that are fetched.
+    pub fetch: Option<Fetch>,
 }
 
 impl Copy {
@@ -69,22 +75,26 @@ impl Copy {
         }
         for source in &transfer.sources {
             if is_remote(&source.text) {
-                return Err(Diagnostic::error("a source of COPY can not be a URL")
-                    .at(request.source, source.span)
-                    .hint("ADD takes URLs and git repositories"));
+                return Err(copied_url(request.source, source.span));
             }
         }
         Ok(Self { transfer, from, parents: flags.is_on("parents") })
     }
 
     pub(super) fn lower(&self, at: &Instruction, stage: &mut StageBuild) -> Result<(), Diagnostic> {
-        let manner = Manner { from: self.from.as_ref(), parents: self.parents, unpack: false };
+        let manner = Manner { from: self.from.as_ref(), parents: self.parents, unpack: false, fetch: None };
         self.transfer.lower(at, stage, &manner)
     }
 }
 
+fn copied_url(source: &SourceText, span: Span) -> Diagnostic {
+    Diagnostic::error("a source of COPY can not be a URL")
+        .at(source, span)
+        .hint("ADD takes URLs and git repositories")
+}
+
 /// Whether a source is not a path: a URL or a git repository.
-pub(super) fn is_remote(source: &str) -> bool {
+fn is_remote(source: &str) -> bool {
     let schemes = ["http://", "https://", "git://", "ssh://", "git@"];
     schemes.iter().any(|scheme| source.starts_with(scheme))
 }
@@ -152,8 +162,19 @@ impl Transfer {
             history.push_str(&format!(" --{name}={text}"));
             Ok(Some((text, word.span)))
         };
-        let owner = flag("chown", &self.chown, stage)?.map(|chown| owner(at, chown)).transpose()?;
+        let chown = flag("chown", &self.chown, stage)?;
+        let chown_span = chown.as_ref().map_or(at.span, |chown| chown.1);
+        let owner = chown.map(|chown| owner(at, chown)).transpose()?;
         let mode = flag("chmod", &self.chmod, stage)?.map(|chmod| mode(at, chmod)).transpose()?;
+        // BuildKit too makes no layer of its own where a mode is given.
+        let link = self.link && mode.is_none();
+        if link && let Some(name) = owner.as_ref().and_then(named) {
+            return Err(Diagnostic::error(format!(
+                "`--link` knows no users: `{name}` can not be looked up in the image"
+            ))
+            .at(&at.source, chown_span)
+            .hint("give the owner by numbers, as in `--chown=1000:1000`, or leave `--link` out"));
+        }
         let excludes = self.excludes.iter().map(|word| stage.expand(at, word)).collect::<Result<_, _>>()?;
         let written = stage.expand(at, &self.destination)?;
         let destination = path::destination(stage.workdir(), &written);
@@ -167,10 +188,24 @@ impl Transfer {
             unpack: manner.unpack,
         };
         let mut actions = Vec::new();
+        let (mut fetched, mut reads_tree) = (Vec::new(), false);
         for word in &self.sources {
             let source = stage.expand(at, word)?;
             history.push(' ');
-            history.push_str(&source);
+            history.push_str(&redacted(&source));
+            if let Some(Fetched { source, path, unpack }) = match &manner.fetch {
+                Some(fetch) => fetch.source(at, word, &source, self.sources.len())?,
+                // A variable may have put it there.
+                None if is_remote(&source) => return Err(copied_url(&at.source, word.span)),
+                None => None,
+            } {
+                // Its input gets a number when it is known whether the context is one too.
+                let from = CopySource::Tree { input: 0, path, optional: false };
+                fetched.push((actions.len(), source));
+                actions.push(CopyAction { from, unpack, ..template.clone() });
+                continue;
+            }
+            reads_tree = true;
             let optional = path::has_wildcards(&source);
             let path = path::source(&source, manner.parents);
             actions
@@ -208,17 +243,23 @@ impl Transfer {
         }
         history.push(' ');
         history.push_str(&written);
-        let name = stage.step_name(at);
-        let source = match (manner.from, self.sources.is_empty()) {
-            // Here-documents need no other tree.
-            (_, true) => None,
-            (Some(from), false) => Some(stage.tree_of(at, from)?),
-            (None, false) => Some(stage.context(at)?),
+        let name = redacted(&stage.step_name(at));
+        let source = match (manner.from, reads_tree) {
+            // Here-documents and downloads need no other tree.
+            (_, false) => None,
+            (Some(from), true) => Some(stage.tree_of(at, from)?),
+            (None, true) => Some(stage.context(at)?),
         };
+        let mut sources: Vec<VertexId> = source.into_iter().collect();
+        for (action, fetched) in fetched {
+            sources.push(stage.fetched(at, fetched)?);
+            if let CopySource::Tree { input, .. } = &mut actions[action].from {
+                *input = sources.len();
+            }
+        }
         let op = Op::File(FileOp { actions: actions.into_iter().map(FileAction::Copy).collect() });
-        let inputs = |base| std::iter::once(base).chain(source).collect::<Vec<_>>();
-        // BuildKit too makes no layer of its own where a mode is given.
-        let vertex = if self.link && template.mode.is_none() {
+        let inputs = |base| std::iter::once(base).chain(sources).collect::<Vec<_>>();
+        let vertex = if link {
             let scratch = stage.add_source(at, SourceOp::Scratch, Metadata::default())?;
             let copied = stage.add(at, op, inputs(scratch), name.clone())?;
             let name = name.replacen(at.keyword(), &format!("LINK {}", at.keyword()), 1);
@@ -234,6 +275,14 @@ impl Transfer {
 fn owner(at: &Instruction, (text, span): (String, Span)) -> Result<Owner, Diagnostic> {
     path::owner(&text)
         .map_err(|error| Diagnostic::error(format!("invalid owner `{text}`: {error}")).at(&at.source, span))
+}
+
+/// A half of the owner that is a name.
+fn named(owner: &Owner) -> Option<&str> {
+    [Some(&owner.user), owner.group.as_ref()].into_iter().flatten().find_map(|id| match id {
+        Id::Name(name) => Some(name.as_str()),
+        Id::Number(_) => None,
+    })
 }
 
 fn mode(at: &Instruction, (text, span): (String, Span)) -> Result<String, Diagnostic> {

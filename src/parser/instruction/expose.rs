@@ -1,6 +1,6 @@
 //! EXPOSE: the ports that the image's program listens on.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::image::Empty;
 use crate::parser::ast::{Instruction, Word};
 use crate::parser::instruction::Request;
@@ -56,7 +56,12 @@ fn ports(text: &str) -> Result<Vec<String>, String> {
         "" | "tcp" => "tcp",
         "udp" => "udp",
         "sctp" => "sctp",
-        other => return Err(format!("unknown protocol `{other}`")),
+        other => {
+            return Err(match nearest(other, ["tcp", "udp", "sctp"]) {
+                Some(nearest) => format!("unknown protocol `{other}`: did you mean `{nearest}`?"),
+                None => format!("unknown protocol `{other}`"),
+            });
+        }
     };
     if range.is_empty() {
         return Err("no port is specified".to_owned());
@@ -79,7 +84,11 @@ fn ports(text: &str) -> Result<Vec<String>, String> {
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
-    let number = |text: &str| text.parse::<u16>().map_err(|_| format!("`{text}` is not a port number"));
+    // A plus sign, which Rust takes before a number, is none of a port.
+    let number = |text: &str| match text.parse::<u16>() {
+        Ok(number) if !text.starts_with('+') => Ok(number),
+        _ => Err(format!("`{text}` is not a port number")),
+    };
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(text)?, number(text)?),
@@ -97,7 +106,10 @@ mod tests {
         assert_eq!(ports("80-82/UDP").unwrap(), ["80/udp", "81/udp", "82/udp"]);
         assert_eq!(ports("127.0.0.1:8080:80").unwrap(), ["80/tcp"]);
         assert_eq!(ports("[::1]:8080:80/sctp").unwrap(), ["80/sctp"]);
-        for bad in ["eighty", "", "/tcp", "80/http", "65536", "9-8", "-1", "x:1:80", "1-3:1-2"] {
+        for bad in [
+            "eighty", "", "/tcp", "80/http", "65536", "9-8", "-1", "+80", "80-+81", "1-2-3", "x:1:80",
+            "1-3:1-2",
+        ] {
             assert!(ports(bad).is_err(), "{bad}");
         }
     }

@@ -23,9 +23,7 @@ impl Base {
             [_] => None,
             [_, word, _] if word.text.eq_ignore_ascii_case("as") => words.pop(),
             _ => {
-                return Err(request
-                    .error("FROM requires either one or three arguments")
-                    .hint("write `FROM image` or `FROM image AS name`"));
+                return Err(wrong_count(request, &words));
             }
         };
         let name = name.map(|word| Word { text: word.text.to_ascii_lowercase(), ..word });
@@ -36,7 +34,25 @@ impl Base {
                 .at(request.source, name.span)
                 .hint("a name begins with a letter and has letters, digits, `-`, `_` and `.`"));
         }
-        Ok(Self { image: words.swap_remove(0), name, platform: flags.value("platform") })
+        // An empty value says as little as no flag.
+        let platform = flags.value("platform").filter(|platform| !platform.text.is_empty());
+        Ok(Self { image: words.swap_remove(0), name, platform })
+    }
+}
+
+/// What is said of a FROM with neither one word nor a name behind AS.
+fn wrong_count(request: &Request, words: &[Word]) -> Diagnostic {
+    let message = "FROM requires either one or three arguments";
+    let hint = "write `FROM image` or `FROM image AS name`";
+    match words {
+        [_, word, _] => Diagnostic::error(message)
+            .at(request.source, word.span)
+            .hint(format!("expected `AS` instead of `{}`: {hint}", word.text)),
+        [_, first, rest @ ..] => {
+            let last = rest.last().unwrap_or(first);
+            Diagnostic::error(message).at(request.source, first.span.to(last.span)).hint(hint)
+        }
+        _ => request.error(message).hint(hint),
     }
 }
 

@@ -1,6 +1,6 @@
 //! HEALTHCHECK: how to see whether a container of the image works.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::image;
 use crate::parser::ast::Instruction;
 use crate::parser::flags::{Flags, Takes};
@@ -56,9 +56,14 @@ impl Healthcheck {
                 };
                 Ok(Self { check })
             }
-            other => Err(Diagnostic::error(format!("unknown type `{other}` of HEALTHCHECK"))
-                .at(request.source, request.word(*kind).span)
-                .hint("write `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`")),
+            other => {
+                let error = Diagnostic::error(format!("unknown type `{other}` of HEALTHCHECK"))
+                    .at(request.source, request.word(*kind).span);
+                Err(match nearest(other, ["CMD", "NONE"]) {
+                    Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+                    None => error.hint("write `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`"),
+                })
+            }
         }
     }
 

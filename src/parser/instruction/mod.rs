@@ -280,9 +280,15 @@ impl<'a> Request<'a> {
         }
         let pair = |word: &Piece| {
             let Some(at) = word.text.find('=') else {
-                return Err(Diagnostic::error(format!("cannot find `=` in `{}`", word.text))
-                    .at(self.source, self.word(*word).span)
-                    .hint(format!("{keyword} takes pairs of the form name=value")));
+                let error = Diagnostic::error(format!("cannot find `=` in `{}`", word.text))
+                    .at(self.source, self.word(*word).span);
+                // Blanks part the pairs before anybody looks for variables.
+                let before = &self.arguments.text[..word.start];
+                let inside = before.rfind("${").is_some_and(|open| !before[open..].contains('}'));
+                return Err(error.hint(match inside {
+                    true => "a value with blanks, inside `${…}` too, stands in quotes".to_owned(),
+                    false => format!("{keyword} takes pairs of the form name=value"),
+                }));
             };
             if at == 0 {
                 return Err(Diagnostic::error(format!("{keyword} names can not be blank"))

@@ -42,15 +42,30 @@ impl Stopsignal {
 }
 
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<i32>() {
+    if let Ok(number) = text.parse::<i64>() {
         return number != 0;
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let offset = |prefix: &str| {
-        name.strip_prefix(prefix)
-            .and_then(|rest| rest.parse::<u8>().ok())
-            .is_some_and(|n| (1..=15).contains(&n))
+    // The real-time signals, from both of their ends.
+    let offset = |prefix: &str, last: u8| {
+        name.strip_prefix(prefix).is_some_and(|rest| (1..=last).any(|n| rest == n.to_string()))
     };
-    NAMES.contains(&name) || offset("RTMIN+") || offset("RTMAX-")
+    NAMES.contains(&name) || offset("RTMIN+", 15) || offset("RTMAX-", 14)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_signal;
+
+    #[test]
+    fn names_and_numbers() {
+        for fine in ["9", "-1", "+5", "SIGKILL", "kill", "SigRtMin", "rtmin+15", "SIGRTMAX-14", "99999999999"]
+        {
+            assert!(is_signal(fine), "{fine}");
+        }
+        for bad in ["", "0", "SIG", "SIGSIGKILL", "RTMIN+0", "RTMIN+16", "RTMAX-15", "RTMIN+01", "KILL "] {
+            assert!(!is_signal(bad), "{bad}");
+        }
+    }
 }

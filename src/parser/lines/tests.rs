@@ -61,3 +61,11 @@ fn heredocs() {
     assert_eq!(lines("ONBUILD RUN <<A\nRUN no\nA\nRUN b").len(), 2);
     assert_eq!(error("RUN <<EOT\necho"), "unterminated here-document `EOT`");
 }
+
+#[test]
+fn lines_are_counted_but_for_here_documents() {
+    let many = "\n".repeat(LINE_LIMIT + 2);
+    assert!(error(&format!("FROM a\n{many}")).contains("more than 1048576 lines"));
+    assert!(error(&format!("FROM a\nRUN x \\\n{many}")).contains("more than 1048576 lines"));
+    assert_eq!(lines(&format!("FROM a\nRUN <<E\n{many}E\n")).len(), 2);
+}

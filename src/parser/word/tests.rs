@@ -48,6 +48,11 @@ fn expansion() {
         ),
         (r"${P//\//-}", "-usr-share-doc-readme.tar.gz"),
         ("${P/r*e/X}", "/usX.tar.gz"),
+        // An unset name is empty text, and `*` matches that.
+        ("${N/*/y}|${N//*/y}|${N/x/y}|${N#*}|${N%%x}", "y|y|||"),
+        // With `//` the replacement is a template of Go's.
+        ("${V//a/'<$0>'}|${V//a/'$1'}|${V//a/'$$'}", "v<a>l|vl|v$l"),
+        ("${V/a/'<$0>'}", "v<$0>l"),
     ] {
         assert_eq!(text(word), expected, "{word}");
     }
@@ -83,6 +88,9 @@ fn errors_have_places() {
     assert_eq!(error("x${NAME:-a"), ("bad substitution: missing `}`".into(), "${NAME:-a".into()));
     assert_eq!(error("${}"), ("bad substitution: a name is missing after `${`".into(), "${}".into()));
     assert_eq!(error("${V^}"), ("bad substitution: `^` is not supported".into(), "${V^".into()));
+    assert_eq!(error("${V:#a}").0, "bad substitution: `:#` is not supported");
+    assert_eq!(error("${V:%a}").0, "bad substitution: `:%` is not supported");
+    assert_eq!(error(r"${N#\a}").1, r"${N#\a}");
     assert_eq!(error("${N:?please set it}"), ("N: please set it".into(), "${N:?please set it}".into()));
     assert_eq!(error("${E:?}").0, "E: is not allowed to be empty");
 }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::limits::{self, Setting};
 use super::tree::new_mount;
 use crate::root;
 use crate::runtime::plan::Cgroup;
@@ -24,7 +25,7 @@ const CGROUP_V1_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 const CGROUP_V2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const INERT: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
 
-const CONTROLLERS_V1: [&str; 5] = ["devices", "memory", "pids", "cpu", "freezer"];
+const CONTROLLERS_V1: [&str; 6] = ["devices", "memory", "pids", "cpu", "cpuset", "freezer"];
 
 /// Docker's devices: those of its `/dev`, terminals, and making any node (which opens nothing).
 const DEVICES: [&str; 11] = [
@@ -45,7 +46,11 @@ const DEVICES: [&str; 11] = [
 pub(super) struct Group {
     id: String,
     pub unified: bool,
+    /// Whether somebody named the group that all is below.
+    borrowed_parent: bool,
     directories: Vec<Directory>,
+    /// Limits that cannot be had here, by Docker's names of them.
+    pub unmet: Vec<String>,
 }
 
 struct Directory {
@@ -55,71 +60,147 @@ struct Directory {
 }
 
 impl Group {
-    /// Makes the group; nothing where no hierarchy can be written, which is how it is for an
-    /// ordinary user.
-    pub(super) fn create(plan: &Cgroup) -> Result<Option<Self>, Failure> {
-        let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return Ok(None) };
-        let unified = has_magic(&base, CGROUP_V2_MAGIC);
-        let mut group = Self { id: plan.id.clone(), unified, directories: Vec::new() };
-        let made = if unified { group.create_v2(plan, &base) } else { group.create_v1(plan, &base) };
+    /// Makes the group; without directories where no hierarchy can be written, which is how it is
+    /// for an ordinary user.
+    pub(super) fn create(plan: &Cgroup) -> Result<Self, Failure> {
+        let mut group = Self {
+            id: plan.id.clone(),
+            unified: false,
+            borrowed_parent: !plan.parent.is_empty(),
+            directories: Vec::new(),
+            unmet: Vec::new(),
+        };
+        let made = match root::open_ambient_dir("/sys/fs/cgroup") {
+            Ok(base) if has_magic(&base, CGROUP_V2_MAGIC) => {
+                group.unified = true;
+                group.create_v2(plan, base)
+            }
+            Ok(base) => group.create_v1(plan, &base),
+            Err(_) => {
+                group.miss(&limits::v1(&plan.resources));
+                Ok(())
+            }
+        };
         if let Err(failure) = made {
             group.remove();
             return Err(failure);
         }
-        Ok(if group.directories.is_empty() { None } else { Some(group) })
+        if !plan.parent.is_empty() && group.directories.is_empty() {
+            group.unmet.push("cgroup-parent".to_owned());
+        }
+        Ok(group)
     }
 
-    fn create_v2(&mut self, plan: &Cgroup, base: &OwnedFd) -> Result<(), Failure> {
-        let wanted = [
-            ("memory", "memory.max", plan.memory.map(|bytes| bytes.to_string())),
-            ("pids", "pids.max", plan.pids.map(|count| count.to_string())),
-            ("cpu", "cpu.max", plan.millicpus.map(|share| format!("{} 100000", share * 100))),
-        ];
-        let controllers = wanted.each_ref().map(|(controller, ..)| *controller);
-        // A controller that cannot be had is noticed when its limit is set.
-        for controller in controllers {
-            let _ = write(base, "cgroup.subtree_control", &format!("+{controller}"));
-        }
-        let Some(parent) = writable_dir(base, PARENT)? else { return Ok(()) };
-        for controller in controllers {
-            let _ = write(&parent, "cgroup.subtree_control", &format!("+{controller}"));
-        }
-        let Some(group) = locked_dir(&parent, &self.id)? else { return Ok(()) };
-        self.directories.push(Directory { controller: "", parent, group });
-        let group = &self.directories[0].group;
-        for (controller, file, value) in &wanted {
-            if let Some(value) = value {
-                write(group, file, value).during(|| format!("limiting {controller} by cgroup"))?;
+    /// Whether there is no hierarchy that could be written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    fn miss<'a>(&mut self, settings: impl IntoIterator<Item = &'a Setting>) {
+        for setting in settings {
+            if !self.unmet.iter().any(|name| name == setting.name) {
+                self.unmet.push(setting.name.to_owned());
             }
         }
-        Ok(())
+    }
+
+    fn create_v2(&mut self, plan: &Cgroup, base: OwnedFd) -> Result<(), Failure> {
+        let settings = limits::v2(&plan.resources);
+        let mut above = base;
+        for name in &plan.parent {
+            share_controllers(&above);
+            match writable_dir(&above, name)? {
+                Some(next) => above = next,
+                None => {
+                    self.miss(&settings);
+                    return Ok(());
+                }
+            }
+        }
+        share_controllers(&above);
+        let Some(parent) = writable_dir(&above, PARENT)? else {
+            self.miss(&settings);
+            return Ok(());
+        };
+        self.sweep_borrowed(&above);
+        share_controllers(&parent);
+        let Some(group) = locked_dir(&parent, &self.id)? else {
+            self.miss(&settings);
+            return Ok(());
+        };
+        self.directories.push(Directory { controller: "", parent, group });
+        self.set(0, &settings)
     }
 
     fn create_v1(&mut self, plan: &Cgroup, base: &OwnedFd) -> Result<(), Failure> {
-        let wanted = [
-            ("devices", "", None),
-            ("memory", "memory.limit_in_bytes", plan.memory.map(|bytes| bytes.to_string())),
-            ("pids", "pids.max", plan.pids.map(|count| count.to_string())),
-            ("cpu", "cpu.cfs_quota_us", plan.millicpus.map(|share| (share * 100).to_string())),
-            ("freezer", "", None),
-        ];
-        for (controller, file, value) in wanted {
-            // Where several controllers share a hierarchy their names are links to it.
-            let Ok(hierarchy) = root::open_dir(base, controller) else { continue };
-            if !has_magic(&hierarchy, CGROUP_V1_MAGIC) {
+        let settings = limits::v1(&plan.resources);
+        'controllers: for controller in CONTROLLERS_V1 {
+            let wanted: Vec<&Setting> =
+                settings.iter().filter(|setting| setting.controller == controller).collect();
+            // Few machines give every group all processors, so that one is joined on demand only.
+            if controller == "cpuset" && wanted.is_empty() {
                 continue;
             }
-            let Some(parent) = writable_dir(&hierarchy, PARENT)? else { continue };
-            let Some(group) = locked_dir(&parent, &self.id)? else { continue };
-            if let Some(value) = value {
-                write(&group, file, &value).during(|| format!("limiting {controller} by cgroup"))?;
+            // Where several controllers share a hierarchy their names are links to it.
+            let hierarchy = root::open_dir(base, controller).ok();
+            let Some(mut above) = hierarchy.filter(|hierarchy| has_magic(hierarchy, CGROUP_V1_MAGIC)) else {
+                self.miss(wanted);
+                continue;
+            };
+            let mut grandparent = None;
+            for name in plan.parent.iter().map(String::as_str).chain([PARENT, &plan.id]) {
+                let last = name == plan.id;
+                let made = if last { locked_dir(&above, name)? } else { writable_dir(&above, name)? };
+                let Some(made) = made else {
+                    self.miss(wanted);
+                    continue 'controllers;
+                };
+                if controller == "cpuset" {
+                    inherit_cpuset(&above, &made).during(|| "making a cpuset".to_owned())?;
+                }
+                if !last {
+                    grandparent = Some(std::mem::replace(&mut above, made));
+                    continue;
+                }
+                let grandparent = grandparent.take().expect("the walk came through the common parent");
+                self.sweep_borrowed(&grandparent);
+                let parent = above.try_clone().during(|| "making a cgroup".to_owned())?;
+                self.directories.push(Directory { controller, parent, group: made });
             }
+            let at = self.directories.len() - 1;
             if controller == "devices" && plan.limit_devices {
-                limit_devices(&group).during(|| "limiting devices by cgroup".to_owned())?;
+                limit_devices(&self.directories[at].group, &plan.devices)
+                    .during(|| "limiting devices by cgroup".to_owned())?;
             }
-            self.directories.push(Directory { controller, parent, group });
+            self.set(at, wanted)?;
         }
         Ok(())
+    }
+
+    /// Writes the settings of a directory. A file that is not there is a limit that this kernel
+    /// does not have.
+    fn set<'a>(
+        &mut self,
+        directory: usize,
+        settings: impl IntoIterator<Item = &'a Setting>,
+    ) -> Result<(), Failure> {
+        for setting in settings {
+            match write(&self.directories[directory].group, setting.file, &setting.value) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.miss([setting]),
+                written => written.during(|| {
+                    let Setting { name, file, value, .. } = setting;
+                    format!("setting the limit `{name}`: writing `{value}` to `{file}` of the cgroup")
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what killed launchers left below a parent that is not ours: nothing else looks there.
+    fn sweep_borrowed(&self, above: &OwnedFd) {
+        if self.borrowed_parent {
+            sweep_hierarchy(above);
+        }
     }
 
     /// Handles whose first written line moves the writer into the group.
@@ -187,12 +268,38 @@ impl Group {
 
 /// Leaves a v1 group Docker's devices. A user namespace may not, and need not: nothing mounted in one
 /// opens devices but the few that are bound from the host.
-fn limit_devices(group: &OwnedFd) -> io::Result<()> {
+fn limit_devices(group: &OwnedFd, more: &[String]) -> io::Result<()> {
     match write(group, "devices.deny", "a") {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(()),
         other => other?,
     }
-    DEVICES.iter().try_for_each(|rule| write(group, "devices.allow", rule))
+    let rules = DEVICES.into_iter().chain(more.iter().map(String::as_str));
+    rules.into_iter().try_for_each(|rule| write(group, "devices.allow", rule))
+}
+
+/// Lets the groups below `group` have controllers of their own. One that cannot be had is noticed
+/// when its limit is set.
+fn share_controllers(group: &OwnedFd) {
+    for controller in ["memory", "pids", "cpu", "cpuset"] {
+        let _ = write(group, "cgroup.subtree_control", &format!("+{controller}"));
+    }
+}
+
+/// A new v1 cpuset is empty, and nothing can run in an empty one.
+fn inherit_cpuset(parent: &OwnedFd, group: &OwnedFd) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if read(group, file)?.is_empty() {
+            write(group, file, &read(parent, file)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn read(directory: &OwnedFd, file: &str) -> io::Result<String> {
+    let file = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut std::fs::File::from(file), &mut text)?;
+    Ok(text.trim().to_owned())
 }
 
 fn has_magic(directory: &OwnedFd, magic: rustix::fs::FsWord) -> bool {

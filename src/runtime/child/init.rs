@@ -15,7 +15,7 @@ use super::cgroup::Group;
 use super::program;
 use super::tree::{self, Tree, new_mount};
 use crate::root;
-use crate::runtime::plan::{PROC_MASKED, PROC_READ_ONLY, Plan, Process};
+use crate::runtime::plan::{Limit, PROC_MASKED, PROC_READ_ONLY, Plan, Process};
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
 use crate::runtime::wire::{During, Failure, FailureKind};
 
@@ -91,9 +91,18 @@ fn prepare(init: Init<'_>) -> Result<Ready, Failure> {
     if let (Some(filter), false) = (&filter, process.no_new_privileges) {
         sys::install_filter(filter).during(during("installing the system call filter"))?;
     }
+    set_limits(process)?;
+    if process.ambient {
+        keep_capabilities().during(during("keeping capabilities"))?;
+    }
     set_ids(process)?;
-    set_capabilities(if process.uid == 0 { capabilities } else { 0 })
-        .during(during("setting capabilities"))?;
+    if process.ambient {
+        set_capabilities(capabilities, capabilities).during(during("setting capabilities"))?;
+        raise_ambient(capabilities);
+    } else {
+        let set = if process.uid == 0 { capabilities } else { 0 };
+        set_capabilities(set, 0).during(during("setting capabilities"))?;
+    }
     // The launcher kills us when the builder dies; this is for the launcher's own death. Setting ids
     // clears it, so it comes after.
     // SAFETY: the call takes numbers.
@@ -228,12 +237,67 @@ fn permitted() -> io::Result<u64> {
     Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
 }
 
-/// Effective and permitted become `set`; inheritable, and with it ambient, become empty
-/// (CVE-2022-24769).
-fn set_capabilities(set: u64) -> io::Result<()> {
+/// Lets a change of ids leave the permitted set alone.
+fn keep_capabilities() -> io::Result<()> {
+    // SAFETY: the call takes numbers.
+    match unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has a program that another user executes keep what is permitted. A capability that cannot be
+/// kept is one that the process does not have.
+fn raise_ambient(set: u64) {
+    for capability in (0..64).filter(|bit| set & (1 << bit) != 0) {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+    }
+}
+
+/// Sets the limits of the process, which pass to all that it starts.
+fn set_limits(process: &Process) -> Result<(), Failure> {
+    for Limit { name, resource, soft, hard } in &process.rlimits {
+        let wanted = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+        let mut before = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both structures are the kernel's own, and live as long as the call.
+        let set =
+            unsafe { libc::syscall(libc::SYS_prlimit64, 0, *resource, &raw const wanted, &raw mut before) };
+        if set == 0 {
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        // SAFETY: as above.
+        unsafe {
+            libc::syscall(
+                libc::SYS_prlimit64,
+                0,
+                *resource,
+                std::ptr::null::<libc::rlimit64>(),
+                &raw mut before,
+            )
+        };
+        let shown = |limit: u64| match limit {
+            libc::RLIM_INFINITY => "unlimited".to_owned(),
+            limit => limit.to_string(),
+        };
+        return Err(error).during(|| {
+            format!(
+                "setting the limit `{name}` to {}: the builder's own hard limit is {}, and raising it takes the capability `SYS_RESOURCE`",
+                shown(*hard),
+                shown(before.rlim_max)
+            )
+        });
+    }
+    Ok(())
+}
+
+/// Effective and permitted become `set`; inheritable, and with it ambient, become `inheritable`,
+/// which is empty but where a build was allowed to do everything (CVE-2022-24769).
+fn set_capabilities(set: u64, inheritable: u64) -> io::Result<()> {
     let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
-    let half = |bits: u32| CapabilityData { effective: bits, permitted: bits, inheritable: 0 };
-    let data = [half(set as u32), half((set >> 32) as u32)];
+    let half = |bits: u32, inheritable| CapabilityData { effective: bits, permitted: bits, inheritable };
+    let data = [half(set as u32, inheritable as u32), half((set >> 32) as u32, (inheritable >> 32) as u32)];
     // SAFETY: as above.
     if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const data) } != 0 {
         return Err(io::Error::last_os_error());

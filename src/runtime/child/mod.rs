@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod init;
+mod limits;
 mod point;
 mod program;
 mod tree;
@@ -96,7 +97,7 @@ impl Sandbox {
         bytes: &[u8],
     ) -> Result<i32, Failure> {
         // Handles on cgroups must be of this mount namespace to be mounted in it.
-        self.group = plan.cgroup.as_ref().map(Group::create).transpose()?.flatten();
+        self.group = plan.cgroup.as_ref().map(Group::create).transpose()?;
         nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
         if plan.new_network {
             init::loopback_up().during(|| "bringing up the loopback device".to_owned())?;
@@ -124,13 +125,14 @@ impl Sandbox {
                 drop(status);
                 let terminal = master.is_some();
                 drop(master);
-                let group = self.group.as_ref().zip(entrances);
+                let group = self.group.as_ref().filter(|group| !group.is_empty()).zip(entrances);
                 let root = self.points.root();
                 init::run(Init { plan, root, tree: &tree, stdio, terminal, filter, group }, their_status)
             }
             Forked::Parent { pid, pidfd } => {
                 drop((their_status, stdio, tree, entrances));
-                let first = First { socket, pid, pidfd, master };
+                let unmet = self.group.as_ref().map(|group| group.unmet.clone()).unwrap_or_default();
+                let first = First { socket, pid, pidfd, master, unmet };
                 first.wait(File::from(status))
             }
         }
@@ -155,6 +157,7 @@ struct First<'a> {
     pid: i32,
     pidfd: OwnedFd,
     master: Option<OwnedFd>,
+    unmet: Vec<String>,
 }
 
 impl First<'_> {
@@ -226,7 +229,8 @@ impl First<'_> {
         let fds: Vec<_> =
             [Some(&self.pidfd), self.master.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
         // If the builder is gone the next poll will say so.
-        let _ = wire::send(self.socket, &Message::Started { pid: self.pid }, &[], &fds);
+        let started = Message::Started { pid: self.pid, unmet: self.unmet.clone() };
+        let _ = wire::send(self.socket, &started, &[], &fds);
     }
 
     fn kill(&self) {

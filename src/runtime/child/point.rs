@@ -55,6 +55,13 @@ impl Points {
         &self.root
     }
 
+    /// The mode of the directory at `target`, if there is one.
+    pub(super) fn mode(&self, target: &str) -> Option<u32> {
+        let found = root::open(&self.root, target, OFlags::PATH, Mode::empty()).ok()?;
+        let mode = rustix::fs::fstat(found).ok()?.st_mode;
+        FileType::from_raw_mode(mode).is_dir().then_some(mode & 0o7777)
+    }
+
     /// A handle on `target`, which is made if it is missing. With `strict` a link on the way is an
     /// error.
     pub(super) fn point(&mut self, target: &str, shape: Shape, strict: bool) -> io::Result<OwnedFd> {

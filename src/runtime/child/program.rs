@@ -48,6 +48,18 @@ fn attempt(path: &CStr, argv: &[*const libc::c_char], envp: &[*const libc::c_cha
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     let shown = path.to_string_lossy();
+    if matches!(errno, libc::ENOEXEC | libc::ENOENT)
+        && let Some(machine) = foreign_machine(&shown)
+    {
+        // With ENOENT the kernel knows an interpreter, but looks for it in here: a registration
+        // without the flag F.
+        let why = match errno {
+            libc::ENOENT => "the interpreter that this machine has for it is not in the image",
+            _ => "this machine has no interpreter for it",
+        };
+        let what = format!("cannot run `{shown}`: it is a program for {machine}, and {why}");
+        return Some(Failure::new(FailureKind::Foreign, what, 0));
+    }
     match errno {
         libc::ENOENT | libc::ENOTDIR => {
             let metadata = std::fs::metadata(shown.as_ref()).ok()?;
@@ -80,6 +92,47 @@ fn interpreter(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(text).escape_default().to_string())
 }
 
+/// The architecture that an ELF file is for, in Go's words, if it is not this machine's.
+fn foreign_machine(path: &str) -> Option<&'static str> {
+    let mut start = [0; 20];
+    std::fs::File::open(path).ok()?.read_exact(&mut start).ok()?;
+    let machine = elf_machine(&start)?;
+    let own = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    (machine != own).then_some(machine)
+}
+
+/// `e_machine` of an ELF header, with its class and byte order.
+fn elf_machine(start: &[u8; 20]) -> Option<&'static str> {
+    if !start.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let (wide, little) = (start[4] == 2, start[5] == 1);
+    let machine = [start[18], start[19]];
+    let machine = if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };
+    Some(match (machine, wide, little) {
+        (3, ..) => "386",
+        (8, false, false) => "mips",
+        (8, false, true) => "mipsle",
+        (8, true, false) => "mips64",
+        (8, true, true) => "mips64le",
+        (20, ..) => "ppc",
+        (21, _, false) => "ppc64",
+        (21, _, true) => "ppc64le",
+        (22, ..) => "s390x",
+        (40, ..) => "arm",
+        (62, ..) => "amd64",
+        (183, ..) => "arm64",
+        (243, true, _) => "riscv64",
+        (243, false, _) => "riscv32",
+        (258, ..) => "loong64",
+        _ => "another architecture",
+    })
+}
+
 /// `PT_INTERP` of a 64-bit little-endian file.
 fn elf_interpreter(file: &[u8]) -> Option<&[u8]> {
     const PT_INTERP: u32 = 3;
@@ -106,6 +159,22 @@ fn elf_interpreter(file: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines() {
+        let of = |class: u8, order: u8, machine: [u8; 2]| {
+            let mut start = [0; 20];
+            start[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, order]);
+            start[18..].copy_from_slice(&machine);
+            elf_machine(&start)
+        };
+        assert_eq!(of(2, 1, [183, 0]), Some("arm64"));
+        assert_eq!(of(1, 1, [40, 0]), Some("arm"));
+        assert_eq!(of(2, 2, [0, 22]), Some("s390x"));
+        assert_eq!(of(2, 1, [0xff, 0xff]), Some("another architecture"));
+        assert_eq!(elf_machine(b"#!/bin/sh\necho hello"), None);
+        assert_eq!(foreign_machine("/proc/self/exe"), None);
+    }
 
     #[test]
     fn interpreters() {

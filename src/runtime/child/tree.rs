@@ -16,6 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use super::point::{Points, Shape};
 use crate::root;
 use crate::runtime::plan::{Kind, Plan, SYS_MASKED, Step};
+use crate::runtime::spec::Device;
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::runtime::wire::{During, Failure, FailureKind, slice, take};
 
@@ -99,15 +100,15 @@ pub(super) fn build(
 
 /// `/dev/null`, by what it is and not by what it is called.
 fn null_device() -> io::Result<OwnedFd> {
-    host_device("null", 1, 3)
+    host_device("null", FileType::CharacterDevice, 1, 3)
 }
 
 /// A detached mount of a device of the host.
-fn host_device(name: &str, major: u32, minor: u32) -> io::Result<OwnedFd> {
+fn host_device(name: &str, kind: FileType, major: u32, minor: u32) -> io::Result<OwnedFd> {
     let path = CString::new(format!("/dev/{name}"))?;
     let device = sys::clone_tree(CWD, &path, false)?;
     let stat = rustix::fs::fstat(&device)?;
-    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == kind;
     if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is another device"));
     }
@@ -137,6 +138,7 @@ impl Build<'_> {
             Step::Device { name, major, minor } => {
                 self.device(name, *major, *minor).during(|| format!("making device `/dev/{name}`"))
             }
+            Step::Node(device) => self.node(device).during(|| format!("making device `{}`", device.path)),
             Step::Link { name, to } => {
                 let dev = self.dev.as_ref().expect("the plan mounts `/dev` before what is in it");
                 rustix::fs::symlinkat(to.as_str(), dev, name.as_str())
@@ -165,6 +167,7 @@ impl Build<'_> {
                 (Some(mount), Shape::File)
             }
             Kind::Tmpfs { size, mode } => {
+                let mode = mode.or_else(|| self.points.mode(target)).unwrap_or(0o1777);
                 let mode = format!("{:o}", mode & 0o7777);
                 let size = size.map(|size| size.to_string());
                 let mut options = vec![("mode", mode.as_str())];
@@ -231,8 +234,54 @@ impl Build<'_> {
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(dev, name, flags, mode)?;
-        let device = host_device(name, major, minor)?;
+        let device = host_device(name, FileType::CharacterDevice, major, minor)?;
         sys::attach(&device, &point)
+    }
+
+    /// A device that not every sandbox has. One that need not be there may fail.
+    fn node(&self, device: &Device) -> io::Result<()> {
+        match self.make_node(device) {
+            Err(error) if device.required => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn make_node(&self, device: &Device) -> io::Result<()> {
+        let dev = self.dev.as_ref().expect("the plan mounts `/dev` before what is in it");
+        let relative = device.path.strip_prefix("/dev/").expect("the plan admits no other paths");
+        let (folder, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+        let mut parent = dev.try_clone()?;
+        for part in folder.split('/').filter(|part| !part.is_empty()) {
+            match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            parent = root::open_no_links(&parent, part, flags, Mode::empty())?;
+        }
+        let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        let number = rustix::fs::makedev(device.major, device.minor);
+        let mode = Mode::from_raw_mode(device.mode & 0o7777);
+        match rustix::fs::mknodat(&parent, name, kind, mode, number) {
+            Ok(()) => {
+                let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+                return Ok(rustix::fs::chownat(
+                    &parent,
+                    name,
+                    Some(uid),
+                    Some(gid),
+                    rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+                )?);
+            }
+            // Every sandbox has some; those stay as they are.
+            Err(Errno::EXIST) => return Ok(()),
+            Err(Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let host = host_device(relative, kind, device.major, device.minor)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        let point = rustix::fs::openat(&parent, name, flags, mode)?;
+        sys::attach(&host, &point)
     }
 
     /// A file in memory, as a detached mount.

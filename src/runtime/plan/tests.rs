@@ -26,6 +26,9 @@ fn sandbox(args: &[&str]) -> Sandbox {
         hostname: "box".to_owned(),
         files: Files { hosts: Some(b"127.0.0.1 localhost\n".to_vec()), ..Files::default() },
         security: Security::default(),
+        rlimits: Vec::new(),
+        shm_size: None,
+        devices: Vec::new(),
         cgroup: None,
         io: Io::Fds { stdin: null(), stdout: null(), stderr: null() },
     }
@@ -37,6 +40,7 @@ fn text(plan: &Plan) -> String {
     for step in &plan.steps {
         lines.push(match step {
             Step::Device { name, major, minor } => format!("device {name} {major}:{minor}"),
+            Step::Node(device) => format!("node {} {}:{}", device.path, device.major, device.minor),
             Step::Link { name, to } => format!("link {name} -> {to}"),
             Step::Mount { target, kind, attributes, strict } => {
                 let flags = [(ATTR_RDONLY, "ro"), (ATTR_NOSUID, "nosuid"), (ATTR_NODEV, "nodev")];
@@ -48,7 +52,7 @@ fn text(plan: &Plan) -> String {
                     Kind::File { contents, mode, uid, gid } => {
                         format!("file of {} bytes {mode:o} {uid}:{gid}", contents.length)
                     }
-                    Kind::Tmpfs { size, mode } => format!("tmpfs {mode:o} {size:?}"),
+                    Kind::Tmpfs { size, mode } => format!("tmpfs {:o} {size:?}", mode.unwrap_or_default()),
                     Kind::Handle(_) => "handle".to_owned(),
                     Kind::Proc | Kind::Sys | Kind::Dev | Kind::Pts | Kind::Mqueue => {
                         format!("{kind:?}").to_lowercase()
@@ -109,18 +113,64 @@ fn environments() {
     let env = |given: &[(&str, &str)], tty| {
         let given: Vec<_> =
             given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        environment(&given, "box", "/home/me", tty)
+        environment(&given, "/home/me", tty)
     };
     let path = format!("PATH={DEFAULT_PATH}");
-    assert_eq!(env(&[], false).unwrap(), [path.as_str(), "HOSTNAME=box", "HOME=/home/me"]);
+    assert_eq!(env(&[], false).unwrap(), [path.as_str(), "HOME=/home/me"]);
     assert_eq!(
         env(&[("PATH", "/x"), ("A", "1"), ("HOME", ""), ("A", "2")], true).unwrap(),
-        ["PATH=/x", "HOSTNAME=box", "TERM=xterm", "HOME=/home/me", "A=2"]
+        ["PATH=/x", "A=2", "TERM=xterm", "HOME=/home/me"]
     );
     for name in ["", "A=B", "A\0"] {
         assert!(matches!(env(&[(name, "x")], false), Err(PlanError::Variable(_))), "{name:?}");
     }
     assert!(env(&[("A", "x\0y")], false).is_err());
+}
+
+#[test]
+fn limits_and_devices() {
+    let mut sandbox = sandbox(&["true"]);
+    sandbox.rlimits = vec![Rlimit { name: "nofile".to_owned(), soft: Some(5), hard: None }];
+    sandbox.shm_size = Some(4096);
+    let device = Device {
+        path: "/dev/a/../b".to_owned(),
+        block: true,
+        major: 7,
+        minor: 1,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        access: "rw".to_owned(),
+        required: true,
+    };
+    sandbox.devices = vec![device.clone()];
+    sandbox.cgroup = Some(CgroupSpec {
+        id: "one".to_owned(),
+        parent: Some("/a//b/".to_owned()),
+        resources: Resources::default(),
+    });
+    let (plan, _) = plan(sandbox).unwrap();
+    let text = text(&plan);
+    assert!(text.contains("node /dev/b 7:1") && text.contains("/dev/shm tmpfs 1777 Some(4096)"), "{text}");
+    let [limit] = plan.process.rlimits.as_slice() else { panic!("{:?}", plan.process.rlimits) };
+    assert_eq!((limit.soft, limit.hard), (5, libc::RLIM_INFINITY));
+    let cgroup = plan.cgroup.unwrap();
+    assert_eq!(
+        (cgroup.parent, cgroup.devices),
+        (vec!["a".to_owned(), "b".to_owned()], vec!["b 7:1 rw".to_owned()])
+    );
+
+    for path in ["/dev", "/etc/x", "/dev/../x", "dev/x"] {
+        let mut sandbox = self::sandbox(&["true"]);
+        sandbox.devices = vec![Device { path: path.to_owned(), ..device.clone() }];
+        assert!(matches!(self::plan(sandbox).unwrap_err(), PlanError::Device(_)), "{path}");
+    }
+    for parent in ["..", "a/../b", "a/.", "a\nb"] {
+        let mut sandbox = self::sandbox(&["true"]);
+        let parent = Some(parent.to_owned());
+        sandbox.cgroup = Some(CgroupSpec { id: "one".to_owned(), parent, resources: Resources::default() });
+        assert!(matches!(self::plan(sandbox).unwrap_err(), PlanError::CgroupParent(_)));
+    }
 }
 
 #[test]
@@ -130,7 +180,7 @@ fn refusals() {
     assert!(plan(sandbox(&["a", "\0"])).is_err());
     for target in ["/", "/..", "/proc", "/proc/sys", "/x/../proc/1", "relative", "", "/a\0"] {
         let mut sandbox = sandbox(&["true"]);
-        let source = MountSource::Tmpfs { size: None, mode: 0o755 };
+        let source = MountSource::Tmpfs { size: None, mode: Some(0o755) };
         sandbox.mounts =
             vec![SandboxMount { target: target.to_owned(), source, read_only: false, inert: false }];
         assert!(matches!(plan(sandbox).unwrap_err(), PlanError::Target(_)), "{target}");

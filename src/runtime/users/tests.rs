@@ -70,14 +70,27 @@ fn nothing_overflows_to_root() {
 #[test]
 fn owners_of_copies() {
     let (_dir, root) = tree();
-    let owner = |user, group| owner(root.as_fd(), user, group).unwrap();
+    let found = |user, group| owner(root.as_fd(), user, group).unwrap();
+    let owner = |user, group| {
+        let found = found(user, group);
+        assert!(found.unknown.is_empty(), "{found:?}");
+        (found.uid, found.gid)
+    };
     assert_eq!(owner(Id::Name("web"), None), (33, 34));
     assert_eq!(owner(Id::Number(33), None), (33, 33));
     assert_eq!(owner(Id::Number(1000), None), (1000, 1000));
     assert_eq!(owner(Id::Number(33), Some(Id::Number(7))), (33, 7));
     assert_eq!(owner(Id::Name("web"), Some(Id::Name("docker"))), (33, 99));
-    assert!(super::owner(root.as_fd(), Id::Name("x"), None).is_err());
-    assert!(super::owner(root.as_fd(), Id::Number(0), Some(Id::Name("x"))).is_err());
+    for (user, group, uid, gid, unknown) in [
+        ("x", None, 0, 0, vec!["user `x`"]),
+        ("web", Some("x"), 33, 34, vec!["group `x`"]),
+        ("x", Some("docker"), 0, 99, vec!["user `x`"]),
+        ("x", Some("y"), 0, 0, vec!["user `x`", "group `y`"]),
+    ] {
+        let found = found(Id::Name(user), group.map(Id::Name));
+        assert_eq!((found.uid, found.gid), (uid, gid), "{user} {group:?}");
+        assert_eq!(found.unknown, unknown);
+    }
 }
 
 #[test]

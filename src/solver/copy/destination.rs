@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{CopyError, Place, write};
+use super::{CopyError, NewDirectory, Place, write};
 use crate::root;
 
 /// How many links the last name may lead through, as in the kernel.
@@ -18,28 +18,28 @@ const LINKS: usize = 40;
 pub(super) fn directory(
     target: BorrowedFd<'_>,
     path: &str,
-    owner: Option<(u32, u32)>,
+    new: NewDirectory,
 ) -> Result<(OwnedFd, bool), CopyError> {
-    make(target, OsStr::new(path), path, owner)
+    make(target, OsStr::new(path), path, new)
 }
 
 fn make(
     target: BorrowedFd<'_>,
     path: &OsStr,
     shown: &str,
-    owner: Option<(u32, u32)>,
+    new: NewDirectory,
 ) -> Result<(OwnedFd, bool), CopyError> {
-    let (fd, made) = root::create_dirs(target, path, Mode::from_raw_mode(0o755)).map_err(|source| {
+    let (fd, made) = root::create_dirs(target, path, Mode::from_raw_mode(new.mode)).map_err(|source| {
         if source.kind() == io::ErrorKind::NotADirectory {
             CopyError::NotADirectory { path: shown.to_owned() }
         } else {
             CopyError::Write { path: shown.to_owned(), source }
         }
     })?;
-    // Told explicitly, as a set-group-id directory above would give its group to the new one.
-    let (uid, gid) = owner.unwrap_or((0, 0));
-    for made in &made {
-        write::give(&made.fd, &made.path.to_string_lossy(), uid, gid)?;
+    if let Some((uid, gid)) = new.owner {
+        for made in &made {
+            write::give(&made.fd, &made.path.to_string_lossy(), uid, gid)?;
+        }
     }
     Ok((fd, !made.is_empty()))
 }
@@ -55,7 +55,7 @@ pub(super) fn of_file(
     target: BorrowedFd<'_>,
     path: &str,
     name: &OsStr,
-    owner: Option<(u32, u32)>,
+    new: NewDirectory,
 ) -> Result<Place, CopyError> {
     let inside = |directory: OwnedFd| Place {
         directory,
@@ -63,7 +63,7 @@ pub(super) fn of_file(
         path: format!("{}/{}", path.trim_end_matches('/'), name.to_string_lossy()),
     };
     if path.ends_with('/') {
-        return Ok(inside(directory(target, path, owner)?.0));
+        return Ok(inside(directory(target, path, new)?.0));
     }
     if let Ok(there) = root::open_dir(target, path) {
         return Ok(inside(there));
@@ -76,9 +76,9 @@ pub(super) fn of_file(
         let (parent, last) = (OsStr::from_bytes(&bytes[..cut]), OsStr::from_bytes(&bytes[cut..]));
         if matches!(last.as_bytes(), b"" | b"." | b"..") {
             // A link to a directory that is not there, by a name that says it is one.
-            return Ok(inside(make(target, &at, path, owner)?.0));
+            return Ok(inside(make(target, &at, path, new)?.0));
         }
-        let directory = make(target, parent, path, owner)?.0;
+        let directory = make(target, parent, path, new)?.0;
         let is_link = match rustix::fs::statat(&directory, last, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Symlink,
             Err(Errno::NOENT) => false,

@@ -194,6 +194,10 @@ impl Copier<'_> {
                 write::link(directory, name, path, target, &self.attributes(entry, Xattrs::new()))
             }
             Kind::Fifo => node(FileType::Fifo),
+            Kind::Socket => {
+                let file = write::create(directory, name, path)?;
+                write::finish(&file, path, &self.attributes(entry, Xattrs::new()))
+            }
             Kind::CharDevice => node(FileType::CharacterDevice),
             Kind::BlockDevice => node(FileType::BlockDevice),
             // Directories are made before.

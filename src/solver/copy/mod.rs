@@ -3,7 +3,7 @@
 //! - A file goes inside a destination that is a directory or ends in `/`, and gets its name
 //!   otherwise. A link at the destination is followed, and what it names is replaced.
 //! - Of a directory the contents are copied. What exists of the destination keeps its attributes;
-//!   what is made of it is 0755 and belongs to `--chown` or root. Directories below the source carry
+//!   what is made of it is 0755, or what an octal `--chmod` says, and belongs to `--chown` or root. Directories below the source carry
 //!   the source's attributes over, to those that exist too.
 //! - Links inside a source stay links, hard links stay one file, holes stay holes.
 //!
@@ -89,6 +89,24 @@ impl Spec {
             ..Self::to(&action.destination)
         })
     }
+
+    /// An octal `--chmod` is the mode of the directories above, too; a symbolic one changes nothing
+    /// there, as there is nothing to change. BuildKit keeps the special bits from them.
+    fn new_directory(&self) -> NewDirectory {
+        let mode = match self.mode {
+            Some(Chmod::Octal(bits)) => bits & 0o777,
+            Some(Chmod::Symbolic(_)) | None => 0o755,
+        };
+        NewDirectory { owner: self.owner, mode }
+    }
+}
+
+/// What a directory becomes that a copy makes on its way and that the source does not have.
+#[derive(Debug, Clone, Copy)]
+struct NewDirectory {
+    /// None is root, and the group that a set-group-id directory above gives.
+    owner: Option<(u32, u32)>,
+    mode: u32,
 }
 
 /// What `action` takes of its input's tree; nothing if it copies an inline file.
@@ -139,7 +157,7 @@ pub fn copy(source: Source<'_>, target: BorrowedFd<'_>, spec: &Spec) -> Result<(
         Source::Tree { tree, listing } => {
             // With `--parents` wildcards choose among what is copied, which may come to nothing.
             if listing.roots.is_empty() && spec.parents {
-                destination::directory(target, &spec.destination, spec.owner)?;
+                destination::directory(target, &spec.destination, spec.new_directory())?;
             }
             for root in &listing.roots {
                 copy_root(tree, root, target, spec)?;
@@ -147,7 +165,8 @@ pub fn copy(source: Source<'_>, target: BorrowedFd<'_>, spec: &Spec) -> Result<(
             Ok(())
         }
         Source::Inline { name, data } => {
-            let place = destination::of_file(target, &spec.destination, OsStr::new(name), spec.owner)?;
+            let place =
+                destination::of_file(target, &spec.destination, OsStr::new(name), spec.new_directory())?;
             write::inline(&place, data, &inline_attributes(spec))
         }
     }
@@ -158,13 +177,13 @@ fn copy_root(tree: &Tree, root: &Root, target: BorrowedFd<'_>, spec: &Spec) -> R
         return Ok(());
     }
     if let Some(below) = &root.below {
-        let (base, _) = destination::directory(target, &spec.destination, spec.owner)?;
+        let (base, _) = destination::directory(target, &spec.destination, spec.new_directory())?;
         let made = entries::make_parents(&base, tree, root, spec)?;
         entries::copy(&base, below, tree, root, &root.entries, spec)?;
         return entries::finish_parents(&base, tree, root, &made, spec);
     }
     if root.is_dir() {
-        let base = match destination::directory(target, &spec.destination, spec.owner) {
+        let base = match destination::directory(target, &spec.destination, spec.new_directory()) {
             Err(CopyError::NotADirectory { .. }) if destination::is_there(target, &spec.destination) => {
                 return Err(CopyError::OntoFile {
                     name: root.name.to_string_lossy().into_owned(),
@@ -175,7 +194,7 @@ fn copy_root(tree: &Tree, root: &Root, target: BorrowedFd<'_>, spec: &Spec) -> R
         };
         return entries::copy(&base, OsStr::new(""), tree, root, &root.entries[1..], spec);
     }
-    let place = destination::of_file(target, &spec.destination, &root.name, spec.owner)?;
+    let place = destination::of_file(target, &spec.destination, &root.name, spec.new_directory())?;
     entries::copy(&place.directory, &place.name, tree, root, &root.entries, spec)
 }
 

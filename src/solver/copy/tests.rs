@@ -213,6 +213,8 @@ fn owners() {
     trees.run_from(&trees.snapshot(), &action("t", "/given").owner(1000, 1001)).unwrap();
     trees.run(action("t/a", "/own/sub/").owner(50, 50));
     trees.run(action("t/a", "/own/"));
+    trees.run(action("t/a", "/own/inherits/"));
+    trees.run(action("t/s", "/own/too"));
     trees.holds(&[
         "given/ 755 1000:1001",
         "given/a a 4750 1000:1001@",
@@ -224,8 +226,11 @@ fn owners() {
         "kept/s/ 755 5:6@",
         "own/ 2770 33:33",
         "own/a a 4750 0:0@",
+        "own/inherits/ 755 0:33",
+        "own/inherits/a a 4750 0:0@",
         "own/sub/ 755 50:50",
         "own/sub/a a 4750 50:50@",
+        "own/too/ 755 0:33",
     ]);
 }
 
@@ -238,7 +243,7 @@ fn modes() {
     trees.run(action("t", "/symbolic").mode("u=rwX,go=rX"));
     trees.run(action("t", "/plain"));
     trees.holds(&[
-        "octal/ 755 0:0",
+        "octal/ 751 0:0",
         "octal/a a 751 0:0@",
         "octal/prog p 751 0:0@",
         "octal/sub/ 751 0:0@",
@@ -250,6 +255,56 @@ fn modes() {
         "symbolic/a a 644 0:0@",
         "symbolic/prog p 755 0:0@",
         "symbolic/sub/ 755 0:0@",
+    ]);
+}
+
+/// BuildKit's testCopyChmod, with a symbolic mode, special bits and what is there already beside it.
+#[test]
+fn modes_of_directories_above() {
+    needs_root!();
+    let trees = trees("mkdir t; echo a > t/a; chmod 600 t/a", "mkdir there; chmod 711 there");
+    trees.run(action("t/a", "/parent/a").mode("777"));
+    trees.run(action("t/a", "/parent/sub/a").mode("770"));
+    trees.run(action("t/a", "/symbolic/a").mode("a+x"));
+    trees.run(action("t/a", "/special/deep/").mode("6751").owner(1, 2));
+    trees.run(action("t/a", "/there/a").mode("644"));
+    trees.holds(&[
+        "parent/ 777 0:0",
+        "parent/a a 777 0:0@",
+        "parent/sub/ 770 0:0",
+        "parent/sub/a a 770 0:0@",
+        "special/ 751 1:2",
+        "special/deep/ 751 1:2",
+        "special/deep/a a 6751 1:2@",
+        "symbolic/ 755 0:0",
+        "symbolic/a a 711 0:0@",
+        "there/ 711 0:0",
+        "there/a a 644 0:0@",
+    ]);
+}
+
+/// As in BuildKit, whose contexts arrive without the bit that says socket.
+#[test]
+fn a_socket_of_the_context_is_an_empty_file() {
+    needs_root!();
+    let trees = trees("mkdir -p t/run", "mkdir old; echo x > old/s");
+    let path = trees.source.path().join("t/run/s");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    shell(trees.source.path(), "chmod 640 t/run/s; touch -d @1577836800 t/run/s t/run t");
+    trees.run(action("t", "/dir"));
+    trees.run(action("t/run/s", "/old/s").mode("600"));
+    trees.run(action("t/run/*", "/wild/"));
+    trees.run_from(&trees.snapshot(), &action("t", "/stage")).unwrap();
+    trees.holds(&[
+        "dir/ 755 0:0",
+        "dir/run/ 755 0:0@",
+        "dir/run/s  640 0:0@",
+        "old/ 755 0:0",
+        "old/s  600 0:0@",
+        "stage/ 755 0:0",
+        "stage/run/ 755 0:0@",
+        "wild/ 755 0:0",
+        "wild/s  640 0:0@",
     ]);
 }
 

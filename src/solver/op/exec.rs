@@ -9,14 +9,12 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::cache::KeyBuilder;
-use crate::llb::{ExecOp, Network, Op};
+use crate::llb::{ExecOp, HOSTNAME, Network, Op, SecurityMode};
 use crate::progress::{Step, Stream};
-use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Sandbox, Security, users};
+use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Rlimit, Sandbox, Security, users};
+use crate::solver::device::{self, Injected};
 use crate::solver::{Cause, Solver, TAIL, Tail, Tree, Work, identity_of};
 use crate::store::views::View;
-
-/// What BuildKit calls the machine that its steps run on.
-const HOSTNAME: &str = "buildkitsandbox";
 
 impl Solver<'_> {
     pub(in crate::solver) fn exec(
@@ -26,7 +24,7 @@ impl Solver<'_> {
         inputs: &[Arc<Tree>],
     ) -> Result<Tree, Cause> {
         let base = inputs[0].layers()?;
-        let key = KeyBuilder::new(Op::Exec(Box::new(op.clone())).digest())
+        let key = KeyBuilder::new(Op::Exec(Box::new(op.key_form())).digest())
             .input("base image", &identity_of(base).0);
         let key = self.key_of_mounts(key, op, inputs)?;
         self.action(work, key.finish(), base, |view, step| self.run(work, op, inputs, view, step))
@@ -41,10 +39,24 @@ impl Solver<'_> {
         step: &Step,
     ) -> Result<(), Cause> {
         let user = users::resolve(view.as_fd(), if op.user.is_empty() { "0" } else { &op.user })?;
-        // BuildKit makes a working directory that is missing.
-        crate::root::create_dirs(&view, &op.cwd, rustix::fs::Mode::from_raw_mode(0o755))
+        make_workdir(&view, &op.cwd, &user)
             .map_err(|error| Cause::Io("make the working directory", error))?;
-        let mounted = self.mounts(op, inputs)?;
+        let mut mounted = self.mounts(op, inputs)?;
+        let Injected { nodes, env: device_env, mounts: device_mounts, missing } =
+            device::inject(self.environment.device_folders, &op.devices)?;
+        for name in missing {
+            self.environment
+                .progress
+                .warn(format!("no file describes the device `{name}`: the step runs without it"));
+        }
+        mounted.mounts.extend(device_mounts);
+        let mut env = self.variables(op)?;
+        env.extend(device_env);
+        let (security, mut devices) = match op.security {
+            SecurityMode::Sandbox => (Security::default(), Vec::new()),
+            SecurityMode::Insecure => (Security::insecure(), device::of_insecure_steps()),
+        };
+        devices.extend(nodes);
         let (root, _folder) = view.into_parts();
         let (stdout, stdout_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
         let (stderr, stderr_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
@@ -52,27 +64,28 @@ impl Solver<'_> {
         let sandbox = Sandbox {
             rootfs: root,
             read_only: false,
-            process: ProcessSpec {
-                args: op.args.clone(),
-                env: self.variables(op)?,
-                cwd: op.cwd.clone(),
-                user,
-                umask: 0o022,
-            },
+            process: ProcessSpec { args: op.args.clone(), env, cwd: op.cwd.clone(), user, umask: 0o022 },
             mounts: mounted.mounts,
             network: match op.network {
                 Network::None => runtime::Network::None,
                 Network::Default | Network::Host => runtime::Network::Host,
             },
-            hostname: HOSTNAME.to_owned(),
+            hostname: hostname(op).to_owned(),
             files: Files {
                 hosts: Some(hosts(op)),
                 resolv_conf: Some(self.environment.resolv_conf.to_vec()),
                 hostname: None,
                 writable: false,
             },
-            security: Security::default(),
-            cgroup: Some(CgroupSpec { id: cgroup_id(work, step), ..CgroupSpec::default() }),
+            security,
+            rlimits: op.limits.ulimits.iter().map(rlimit).collect(),
+            shm_size: op.limits.shm_size,
+            devices,
+            cgroup: Some(CgroupSpec {
+                id: cgroup_id(work, step),
+                parent: op.limits.cgroup_parent.clone(),
+                resources: self.environment.resources.clone(),
+            }),
             io: Io::Fds { stdin: null.into(), stdout: stdout_end.into(), stderr: stderr_end.into() },
         };
         let start = |error: &dyn std::fmt::Display| Cause::Start(error.to_string());
@@ -84,8 +97,14 @@ impl Solver<'_> {
                     status: format!("exit code: {}: {error}", error.exit_code()),
                 }
             }
+            runtime::SpawnError::Foreign { what } => Cause::Foreign { command: op.args.join(" "), what },
             other => start(&other),
         })?;
+        for limit in running.unmet_limits() {
+            self.warn_once(&format!(
+                "the limit `{limit}` does not hold: this machine, or this user, cannot set it by cgroup"
+            ));
+        }
         let process = running.process();
         let hook = self.environment.cancel.on_cancel(move || process.kill());
         pass_on(stdout.into(), stderr.into(), step, &work.tail)
@@ -116,6 +135,17 @@ impl Solver<'_> {
     }
 }
 
+fn rlimit(limit: &crate::llb::Ulimit) -> Rlimit {
+    Rlimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
+}
+
+/// BuildKit makes a working directory that is gone, for the user who will work in it.
+fn make_workdir(root: impl AsFd, path: &str, user: &users::ResolvedUser) -> std::io::Result<()> {
+    let (_, made) = crate::root::create_dirs(root, path, rustix::fs::Mode::from_raw_mode(0o755))?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
+    made.iter().try_for_each(|made| Ok(rustix::fs::fchown(&made.fd, Some(uid), Some(gid))?))
+}
+
 /// The sealed copy of this program, made once.
 fn launcher() -> Result<&'static Launcher, Cause> {
     static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
@@ -130,8 +160,13 @@ fn cgroup_id(work: &Work<'_>, step: &Step) -> String {
     format!("build-{}-{}-{}", std::process::id(), step.id().0, &work.vertex.id().0.hex()[..12])
 }
 
+fn hostname(op: &ExecOp) -> &str {
+    op.hostname.as_deref().unwrap_or(HOSTNAME)
+}
+
 fn hosts(op: &ExecOp) -> Vec<u8> {
-    let mut text = format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let hostname = hostname(op);
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in &op.extra_hosts {
         text.push_str(&format!("{address}\t{name}\n"));
     }

@@ -17,8 +17,8 @@ use crate::solver::{Cause, Solver, Tree, Work, identity_of};
 enum Found {
     /// Of a local tree: listed and read already.
     Listed(Listing),
-    /// Of layers: known by digest, listed again only if the copy happens.
-    Layers,
+    /// Of layers or of a remote source: known by digest, listed again only if the copy happens.
+    Unlisted,
     Inline,
 }
 
@@ -48,7 +48,7 @@ impl Solver<'_> {
         self.action(work, key.finish(), base, |root, _step| {
             for (action, found) in op.actions.iter().zip(&found) {
                 match action {
-                    FileAction::Mkdir(mkdir) => make_directory(&root, mkdir)?,
+                    FileAction::Mkdir(mkdir) => self.make_directory(&root, mkdir)?,
                     FileAction::Copy(copy) => self.copy(copy, found, inputs, &root)?,
                 }
             }
@@ -65,7 +65,9 @@ impl Solver<'_> {
                 let (listing, digest) = local.select(&selector)?;
                 Ok((Found::Listed(listing), Some(digest)))
             }
-            tree @ Tree::Layers(_) => Ok((Found::Layers, Some(self.content_of(tree, &selector)?))),
+            tree @ (Tree::Layers(_) | Tree::Remote(_)) => {
+                Ok((Found::Unlisted, Some(self.content_of(tree, &selector)?)))
+            }
         }
     }
 
@@ -75,24 +77,38 @@ impl Solver<'_> {
         tree: &Tree,
         selector: &Selector,
     ) -> Result<ContentDigest, Cause> {
-        let layers = match tree {
+        let identity = match tree {
             Tree::Local(local) => return Ok(local.select(selector)?.1),
-            Tree::Layers(layers) => layers,
+            Tree::Remote(remote) => remote.identity(),
+            Tree::Layers(layers) => identity_of(layers),
         };
-        let identity = identity_of(layers);
         let name = format!(
-            "1 {:?} wildcards={} optional={} parents={} excludes={:?}",
+            "2 {:?} wildcards={} optional={} parents={} excludes={:?}",
             selector.path, selector.wildcards, selector.optional, selector.parents, selector.excludes
         );
         if let Some(known) = self.cache.content(identity, &name)? {
             return Ok(known);
         }
-        let (view, _folder) = self.environment.store.view(&self.on_disk(layers)?)?.into_parts();
-        let tree = content::Tree::snapshot(view);
-        let mut listing = content::list(&tree, selector)?;
-        let digest = content::digest(&tree, &mut listing, &StatCache::off())?;
+        let laid_out = self.laid_out(tree)?;
+        let digest = if let Tree::Local(local) = &laid_out {
+            local.select(selector)?.1
+        } else {
+            let (view, _folder) =
+                self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
+            let tree = content::Tree::snapshot(view);
+            let mut listing = content::list(&tree, selector)?;
+            content::digest(&tree, &mut listing, &StatCache::off())?
+        };
         self.cache.remember_content(identity, &name, digest)?;
         Ok(digest)
+    }
+
+    /// A tree whose files are needed: what is remote is a local directory then.
+    pub(in crate::solver) fn laid_out(&self, tree: &Tree) -> Result<Tree, Cause> {
+        match tree {
+            Tree::Remote(remote) => Ok(Tree::Local(remote.local(&self.environment.fetcher)?)),
+            Tree::Local(_) | Tree::Layers(_) => Ok(tree.clone()),
+        }
     }
 
     fn copy(
@@ -102,7 +118,7 @@ impl Solver<'_> {
         inputs: &[Arc<Tree>],
         root: &impl AsFd,
     ) -> Result<(), Cause> {
-        let owner = action.owner.as_ref().map(|owner| resolve(root, owner)).transpose()?;
+        let owner = action.owner.as_ref().map(|owner| self.owner(root, owner)).transpose()?;
         match (&action.from, found) {
             (CopySource::Inline { name, data }, _) => {
                 self.place(copy::Source::Inline { name, data: data.as_bytes() }, root, action, owner)?;
@@ -112,10 +128,16 @@ impl Solver<'_> {
                 self.place(copy::Source::Tree { tree: local.tree(), listing }, root, action, owner)?;
             }
             (CopySource::Tree { input, .. }, _) => {
-                let layers = inputs[*input].layers()?;
-                let (view, _folder) = self.environment.store.view(&self.on_disk(layers)?)?.into_parts();
-                let tree = content::Tree::snapshot(view);
                 let selector = copy::selector(action).ok_or(Cause::NotLayers)?;
+                let laid_out = self.laid_out(&inputs[*input])?;
+                if let Tree::Local(local) = &laid_out {
+                    let (listing, _) = local.select(&selector)?;
+                    let source = copy::Source::Tree { tree: local.tree(), listing: &listing };
+                    return self.place(source, root, action, owner);
+                }
+                let (view, _folder) =
+                    self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
+                let tree = content::Tree::snapshot(view);
                 let listing = &content::list(&tree, &selector)?;
                 self.place(copy::Source::Tree { tree: &tree, listing }, root, action, owner)?;
             }
@@ -133,30 +155,41 @@ impl Solver<'_> {
         let spec = copy::Spec::of(action, owner)?;
         Ok(copy::copy(source, root.as_fd(), &spec)?)
     }
-}
 
-fn resolve(root: &impl AsFd, owner: &Owner) -> Result<(u32, u32), Cause> {
-    fn id(id: &Id) -> users::Id<'_> {
-        match id {
-            Id::Number(number) => users::Id::Number(*number),
-            Id::Name(name) => users::Id::Name(name),
+    /// Looks an owner up in the target's tree; whom that does not know is told.
+    fn owner(&self, root: &impl AsFd, owner: &Owner) -> Result<(u32, u32), Cause> {
+        fn id(id: &Id) -> users::Id<'_> {
+            match id {
+                Id::Number(number) => users::Id::Number(*number),
+                Id::Name(name) => users::Id::Name(name),
+            }
         }
+        let found = users::owner(root.as_fd(), id(&owner.user), owner.group.as_ref().map(id))?;
+        if !found.unknown.is_empty() {
+            self.environment.progress.warn(format!(
+                "the image has no {}: the files belong to {}:{}",
+                found.unknown.join(" and no "),
+                found.uid,
+                found.gid
+            ));
+        }
+        Ok((found.uid, found.gid))
     }
-    Ok(users::owner(root.as_fd(), id(&owner.user), owner.group.as_ref().map(id))?)
-}
 
-fn make_directory(root: &impl AsFd, mkdir: &MkdirAction) -> Result<(), Cause> {
-    let mode = Mode::from_raw_mode(mkdir.mode);
-    let failed = |source| Cause::Copy(CopyError::Write { path: mkdir.path.clone(), source });
-    let (_, made) = crate::root::create_dirs(root, &mkdir.path, mode).map_err(failed)?;
-    if let Some(owner) = &mkdir.owner
-        && !made.is_empty()
-    {
-        let (uid, gid) = resolve(root, owner)?;
-        for directory in &made {
+    fn make_directory(&self, root: &impl AsFd, mkdir: &MkdirAction) -> Result<(), Cause> {
+        let mode = Mode::from_raw_mode(mkdir.mode);
+        let failed = |source| Cause::Copy(CopyError::Write { path: mkdir.path.clone(), source });
+        let (_, made) = crate::root::create_dirs(root, &mkdir.path, mode).map_err(failed)?;
+        if let Some(owner) = &mkdir.owner
+            && !made.is_empty()
+        {
+            let (uid, gid) = self.owner(root, owner)?;
             let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::fchown(&directory.fd, Some(uid), Some(gid)).map_err(|error| failed(error.into()))?;
+            for directory in &made {
+                rustix::fs::fchown(&directory.fd, Some(uid), Some(gid))
+                    .map_err(|error| failed(error.into()))?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,9 +1,12 @@
-//! Source: images by their layers' diffIDs, directories as they are. Nothing is fetched here.
+//! Source: images by their layers' diffIDs, directories as they are, downloads and repositories by what
+//! they are now. No layer and no tree is fetched here.
 
 use std::sync::Arc;
 
 use crate::digest::LayerIdentity;
 use crate::llb::SourceOp;
+use crate::progress::Step;
+use crate::solver::source::Remote;
 use crate::solver::{Cause, ChainLayer, Local, Solver, Tree, Work};
 
 impl Solver<'_> {
@@ -22,15 +25,51 @@ impl Solver<'_> {
                 })
             }
             SourceOp::Local { name, excludes } => self.local(name, excludes).map(Tree::Local),
+            SourceOp::Http(_) | SourceOp::Git(_) => return self.remote(work, op, step),
         };
         if let Some(step) = step {
             match &outcome {
                 Ok(Tree::Layers(_)) => step.cached(),
-                Ok(Tree::Local(_)) => step.done(),
+                Ok(Tree::Local(_) | Tree::Remote(_)) => step.done(),
                 Err(cause) => step.failed(cause),
             }
         }
         outcome
+    }
+
+    /// Looks up a source over the network, once in a build however often the solve starts over.
+    fn remote(&self, work: &Work<'_>, op: &SourceOp, step: Option<Step>) -> Result<Tree, Cause> {
+        if let Some(found) = self.state().remotes.get(&work.vertex.id()) {
+            return Ok(Tree::Remote(Arc::clone(found)));
+        }
+        let fetcher = &self.environment.fetcher;
+        let step = step.unwrap_or_else(|| fetcher.progress.step(work.vertex.metadata().name.clone()));
+        let found = match op {
+            SourceOp::Http(http) => Remote::of_http(fetcher, http, &step),
+            SourceOp::Git(git) => Remote::of_git(fetcher, git, &step).map(|found| (found, false)),
+            SourceOp::Scratch | SourceOp::Image { .. } | SourceOp::Local { .. } => {
+                return Err(Cause::NotLayers);
+            }
+        };
+        match found {
+            Ok((found, known)) => {
+                if known {
+                    step.cached();
+                } else {
+                    step.done();
+                }
+                let found = Arc::new(found);
+                self.state().remotes.insert(work.vertex.id(), Arc::clone(&found));
+                Ok(Tree::Remote(found))
+            }
+            Err(error) => {
+                let cause = Cause::from(error);
+                if !matches!(cause, Cause::Canceled) {
+                    step.failed(&cause);
+                }
+                Err(cause)
+            }
+        }
     }
 
     fn local(&self, name: &str, excludes: &[String]) -> Result<Arc<Local>, Cause> {

@@ -41,6 +41,15 @@ pub struct LevelError {
     expected: &'static str,
 }
 
+/// Why a text names no compression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{attribute}={value}`: expected {expected}")]
+pub struct NameError {
+    pub attribute: &'static str,
+    pub value: String,
+    pub expected: &'static str,
+}
+
 impl Compression {
     /// gzip at its usual level.
     pub const GZIP: Self = Self::Gzip { level: 6 };
@@ -58,6 +67,30 @@ impl Compression {
             Self::Gzip { level } => Err(LevelError { format: "gzip", level, expected: "0 to 12" }),
             Self::Zstd { level: 1..=22 } => Ok(()),
             Self::Zstd { level } => Err(LevelError { format: "zstd", level, expected: "1 to 22" }),
+        }
+    }
+
+    /// The compression that people call `gzip`, `zstd` or `uncompressed`, at a level in digits.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn named(name: &str, level: Option<&str>) -> Result<Self, NameError> {
+        let in_range =
+            |range: std::ops::RangeInclusive<u32>, default, expected| match level {
+                None => Ok(default),
+                Some(text) => text.parse().ok().filter(|level| range.contains(level)).ok_or_else(|| {
+                    NameError { attribute: "compression-level", value: text.to_owned(), expected }
+                }),
+            };
+        match name {
+            "gzip" => Ok(Self::Gzip { level: in_range(0..=9, 6, "a number from 0 to 9")? }),
+            "zstd" => Ok(Self::Zstd { level: in_range(1..=22, 3, "a number from 1 to 22")? }),
+            "uncompressed" => Ok(Self::None),
+            other => Err(NameError {
+                attribute: "compression",
+                value: other.to_owned(),
+                expected: "gzip, zstd or uncompressed",
+            }),
         }
     }
 

@@ -198,3 +198,40 @@ fn what_dockers_scripts_pass() {
     let flags = ["--load", "--provenance=false", "--sbom=false", "--pull=false", "--rm", "--force-rm"];
     store.build(&context("FROM busybox\nRUN touch /a\n", &[]), &flags).ok();
 }
+
+#[test]
+fn attestations_can_only_be_left_out() {
+    let Some(store) = Store::with_base() else { return };
+    let folder = context("FROM scratch\nCOPY Dockerfile /\n", &[]);
+    for flag in
+        ["--provenance=false", "--sbom=0", "--attest=type=sbom,disabled=true", "--provenance=disabled=true"]
+    {
+        store.build(&folder, &[flag]).ok();
+    }
+    for (flag, says) in [
+        ("--provenance=true", "--provenance=false"),
+        ("--provenance=mode=max", "--provenance=mode=max"),
+        ("--sbom=true", "--sbom=false"),
+        ("--attest=type=sbom", "not made yet"),
+        ("--attest=type=magic", "`magic`"),
+        ("--attest=sbom", "NAME=VALUE"),
+    ] {
+        store.build(&folder, &[flag]).code(2).says(&[says]);
+    }
+}
+
+#[test]
+fn remote_caches_are_read_as_flags_and_not_used_yet() {
+    let Some(store) = Store::with_base() else { return };
+    let folder = context("FROM scratch\nCOPY Dockerfile /\n", &[]);
+    let flags = ["--cache-from=user/app", "--cache-from=type=gha", "--cache-to=type=inline"];
+    store.build(&folder, &flags).ok().says(&["--cache-from: ", "--cache-to: ", "not written yet"]);
+    for (flag, says) in [
+        ("--cache-from=type=magic", "`magic`"),
+        ("--cache-from=type=inline", "only be written"),
+        ("--cache-to=type=registry", "`ref=…`"),
+        ("--cache-to=type=local,dest=x,mode=most", "min or max"),
+    ] {
+        store.build(&folder, &[flag]).code(2).says(&[says]);
+    }
+}

@@ -132,10 +132,57 @@ fn several_outputs_of_one_build() {
 }
 
 #[test]
+fn dockers_media_types_and_names_with_a_digest() {
+    let Some(store) = Store::with_base() else { return };
+    let context = context("FROM scratch\nCOPY a /\n", &[("a", "a")]);
+    let of = |output: &str| Exported::read(&store.build(&context, &["-o", output]).ok().stdout);
+    let docker = of("type=oci,dest=-,oci-mediatypes=false").manifest;
+    assert_eq!(docker["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert_eq!(docker["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");
+    assert_eq!(docker["layers"][0]["mediaType"], "application/vnd.docker.image.rootfs.diff.tar.gzip");
+    // Docker has no word for zstd.
+    let zstd = of("type=oci,dest=-,oci-mediatypes=false,compression=zstd,force-compression=true").manifest;
+    assert_eq!(zstd["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let metadata = store.path("metadata");
+    let digest = |output: &str, flags: &[&str]| {
+        let mut all = vec!["--metadata-file", &metadata, "-o", output];
+        all.extend(flags);
+        store.build(&context, &all).ok();
+        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&metadata).unwrap()).unwrap();
+        assert_eq!(read["containerimage.digest"], read["containerimage.descriptor"]["digest"]);
+        read["containerimage.digest"].as_str().unwrap().to_owned()
+    };
+    let named = digest("type=image,name-canonical=true", &["-t", "app"]);
+    assert_eq!(store.inspect(&format!("app@{named}"))["Manifest"], named.as_str());
+    let dangling = digest("type=image,dangling-name-prefix=none/here", &[]);
+    store.inspect(&format!("none/here@{dangling}"));
+    digest("type=image,store=false,name=absent", &[]);
+    store.stave(["inspect", "absent"]).code(1);
+    // Nothing goes anywhere, and all of it is cached.
+    store.build(&context, &["-o", "type=cacheonly"]).ok();
+}
+
+#[test]
+fn a_push_by_digest_moves_no_tag() {
+    let Some(store) = Store::with_base() else { return };
+    let Some(registry) = crate::harness::registry::Registry::plain() else { return };
+    let context = context("FROM scratch\nCOPY a /\n", &[("a", "a")]);
+    let name = registry.name("ns/app:1");
+    let metadata = store.path("metadata");
+    let output = format!("type=image,name={name},push=true,push-by-digest=true");
+    store.build(&context, &["--metadata-file", &metadata, "-o", &output]).ok();
+    let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&metadata).unwrap()).unwrap();
+    let digest = read["containerimage.digest"].as_str().unwrap();
+    let other = Store::empty();
+    other.stave(["pull", &name]).code(1);
+    other.stave(["pull", &format!("{}@{digest}", registry.name("ns/app"))]).ok();
+}
+
+#[test]
 fn an_output_that_makes_no_sense() {
     let Some(store) = with_ids() else { return };
     store.build(&sample(), &["-o", "type=magic,dest=x"]).code(2).says(&["magic"]);
-    store.build(&sample(), &["-o", "type=oci"]).code(2).says(&["dest"]);
+    store.build(&sample(), &["-o", "type=local"]).code(2).says(&["dest"]);
     let nowhere = format!("type=oci,dest={}", store.path("no/such/folder/a.tar"));
     store.build(&sample(), &["-o", &nowhere]).code(1).says(&["no/such/folder/a.tar"]);
 }

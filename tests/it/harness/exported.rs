@@ -128,7 +128,7 @@ impl Exported {
 
 fn decompress(blob: Vec<u8>, media_type: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match media_type.rsplit_once('+').map(|(_, format)| format) {
+    match media_type.rsplit_once(['+', '.']).map(|(_, format)| format) {
         Some("gzip") => flate2::read::MultiGzDecoder::new(&blob[..]).read_to_end(&mut bytes).unwrap(),
         Some("zstd") => zstd::Decoder::new(&blob[..]).unwrap().read_to_end(&mut bytes).unwrap(),
         _ => return blob,

@@ -7,7 +7,7 @@ mod mirrors;
 mod pull;
 mod push;
 mod redirects;
-mod server;
+pub mod server;
 mod tls;
 
 use std::time::Duration;

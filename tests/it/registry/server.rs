@@ -59,6 +59,11 @@ impl Reply {
         self
     }
 
+    /// The header of this name that it will have.
+    pub fn named(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|header| header.0 == name).map(|header| header.1.as_str())
+    }
+
     pub fn json(self, body: &str) -> Self {
         self.header("Content-Type", "application/json").body(body)
     }

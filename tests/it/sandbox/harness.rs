@@ -93,6 +93,9 @@ impl Tree {
                 writable: false,
             },
             security: Security::default(),
+            rlimits: Vec::new(),
+            shm_size: None,
+            devices: Vec::new(),
             cgroup: None,
             io: Io::Fds { stdin: null(), stdout: null(), stderr: null() },
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use stave::diagnostic::SourceText;
 use stave::engine::{BuildError, BuildRequest, Engine};
 use stave::exporter::output::{Output, OutputKind};
-use stave::llb::Network;
+use stave::llb::{Network, redacted};
 use stave::parser::{BuildOptions, NoCache};
 use stave::platform::Platform;
 use stave::reference::Reference;
@@ -18,22 +18,29 @@ use crate::ambient;
 use crate::failure::Failure;
 use crate::progress::Form;
 
+mod call;
 mod deliver;
 mod dockerfile;
+mod images;
+mod limits;
+mod remote;
 mod values;
 
 use deliver::deliver;
-use dockerfile::{DOCKERFILE_LIMIT, archived_files, ignore_file, read_context, read_dockerfile};
+pub(super) use dockerfile::{DOCKERFILE_LIMIT, ignore_file, read_dockerfile};
+use dockerfile::{archived_files, read_context};
+pub(super) use values::build_args;
 pub use values::extra_host;
-use values::{build_args, named_context, pair, secret, split};
+use values::{named_context, pair, secret, split};
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The build context: a directory, or `-` for a tar archive or a Dockerfile on standard input
-    #[arg(value_name = "PATH | -")]
+    /// The build context: a directory, a URL, a git repository (`URL.git#REF:DIR`), or `-` for a tar
+    /// archive or a Dockerfile on standard input
+    #[arg(value_name = "PATH | URL | -")]
     path: PathBuf,
-    /// The Dockerfile [default: PATH/Dockerfile]; `-` is standard input
+    /// The Dockerfile [default: PATH/Dockerfile]; `-` is standard input, and it may be a URL
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Name the image; may be given several times
@@ -45,7 +52,8 @@ pub struct Args {
     /// Set a variable that an ARG declares; without a value, to that of the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
-    /// One more context: a directory, or `docker-image://NAME`
+    /// One more context: a directory, a URL, a git repository, `docker-image://NAME`,
+    /// `oci-layout://PATH[:TAG]`, or `target:STAGE`
     #[arg(long, value_name = "NAME=PATH")]
     build_context: Vec<String>,
     /// Label the image
@@ -54,9 +62,6 @@ pub struct Args {
     /// Give RUN --mount=type=secret a secret: `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`
     #[arg(long, value_name = "SPEC")]
     secret: Vec<String>,
-    /// Build for this platform [default: this machine's]
-    #[arg(long)]
-    platform: Option<Platform>,
     /// Add a line to /etc/hosts of RUN steps
     #[arg(long, value_name = "HOST:IP")]
     add_host: Vec<String>,
@@ -93,18 +98,18 @@ pub struct Args {
     /// Push the image to the registries of its names
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true)]
     push: bool,
-    /// Only `false`: provenance attestations are not made yet
-    #[arg(long, value_name = "false", value_parser = ["false"])]
-    provenance: Option<String>,
-    /// Only `false`: SBOM attestations are not made yet
-    #[arg(long, value_name = "false", value_parser = ["false"])]
-    sbom: Option<String>,
+    #[command(flatten)]
+    images: images::ImageArgs,
     /// Docker's; intermediate containers are always removed here
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     rm: Option<bool>,
     /// Docker's; intermediate containers are always removed here
     #[arg(long, hide = true)]
     force_rm: bool,
+    #[command(flatten)]
+    limits: Box<limits::Limits>,
+    #[command(flatten)]
+    call: call::CallArgs,
 }
 
 /// Options with nothing given.
@@ -113,22 +118,31 @@ pub fn plain_options(platform: &Platform) -> BuildOptions {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    if let Some(call) = args.call.wanted() {
+        return call::run(context, &args, call);
+    }
+    args.images.parse()?;
     let outputs = outputs(&args)?;
     context
         .with_engine(form(&args), |engine| {
             let (request, _unpacked) = request(engine, &args)?;
+            let annotations = args.images.annotations()?;
+            images::check(&request, &outputs, &annotations)?;
+            for warning in args.images.warnings(&outputs, &annotations) {
+                engine.progress.warn(warning);
+            }
             let built = engine.build(&request).map_err(|error| match error {
                 BuildError::Findings(findings) => Failure::from_diagnostics(&findings),
                 BuildError::Canceled => Failure::new("canceled"),
                 BuildError::Store(error) => error.into(),
             })?;
-            deliver(engine, &args, &outputs, &built)?;
-            Ok((built.image.id, built.warnings))
+            let id = deliver(engine, &args, &outputs, &annotations, &built)?;
+            Ok((id, built.warnings))
         })
         .map(|(id, warnings)| {
-            if args.quiet {
+            if let (true, Some(id)) = (args.quiet, &id) {
                 say_line!("{id}");
-            } else {
+            } else if !args.quiet {
                 for warning in warnings {
                     tell_line!("{}", warning.render(false));
                 }
@@ -151,12 +165,21 @@ fn outputs(args: &Args) -> Result<Vec<Output>, Failure> {
         .collect::<Result<_, _>>()
         .map_err(Failure::usage)?;
     if args.push {
-        outputs.push(Output { kind: OutputKind::Image { push: true }, ..Output::image() });
+        let mut pushes = false;
+        for output in &mut outputs {
+            if let OutputKind::Image(image) = &mut output.kind {
+                image.push = true;
+                pushes = true;
+            }
+        }
+        if !pushes {
+            outputs.push(Output::push());
+        }
     }
     if outputs.is_empty() || args.load {
         outputs.push(Output::image());
     }
-    let pushes = |output: &Output| output.kind == OutputKind::Image { push: true };
+    let pushes = |output: &Output| matches!(&output.kind, OutputKind::Image(image) if image.push);
     if outputs.iter().any(|output| pushes(output) && output.names.is_empty() && args.tag.is_empty()) {
         return Err(Failure::usage("nothing to push to: the image has no name").hint("pass -t NAME"));
     }
@@ -167,9 +190,29 @@ fn outputs(args: &Args) -> Result<Vec<Output>, Failure> {
 /// for as long as the build lasts.
 fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tempfile::TempDir>), Failure> {
     let from_stdin = |path: &Path| path.as_os_str() == "-";
+    let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
+    let secrets: BTreeMap<String, Vec<u8>> = secrets.into_iter().flatten().collect();
+    let build_args = build_args(&args.build_arg);
+    let named = args.build_context.iter().filter_map(|text| Some(text.split_once('=')?.1));
+    let sources = remote::settings(&args.path.to_str().into_iter().chain(named).collect::<Vec<_>>());
+    let fetcher = engine.fetcher(&sources, &secrets);
     let mut piped = None;
     let mut unpacked = None;
-    let folder = if from_stdin(&args.path) {
+    let mut fetched = None;
+    let elsewhere = match args.file.as_deref() {
+        Some(file) if from_stdin(file) => None,
+        Some(file) => remote::dockerfile(&fetcher, file)?,
+        None => None,
+    };
+    let folder = if let Some(found) = remote::detect_remote(&args.path)? {
+        let folder = engine.store.temporary()?;
+        let path = folder.path().to_owned();
+        unpacked = Some(folder);
+        let has_file = elsewhere.is_some() || args.file.as_deref().is_some_and(from_stdin);
+        let keep = remote::is_on(build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
+        fetched = Some(remote::context(&fetcher, found, args.file.as_deref(), has_file, keep, &path)?);
+        path
+    } else if from_stdin(&args.path) {
         if args.file.as_deref().is_some_and(from_stdin) {
             return Err(Failure::usage("the context and the Dockerfile cannot both be standard input"));
         }
@@ -184,12 +227,24 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         }
         args.path.clone()
     };
+    let is_local = fetched.is_none() && !from_stdin(&args.path);
+    let (remote_context, in_context) =
+        fetched.map_or((None, None), |fetched| (fetched.source, fetched.dockerfile));
+    // As with BuildKit, ignore files leave nothing out of what is fetched.
+    let own_ignore_file = |file: Option<&Path>| match is_local {
+        true => ignore_file(&folder, file),
+        false => Ok(None),
+    };
     let (dockerfile, ignore) = match (&args.file, piped) {
         (None, Some(text)) => (SourceText::new("Dockerfile", text), None),
         (Some(file), _) if from_stdin(file) => {
             let mut text = String::new();
             std::io::stdin().take(DOCKERFILE_LIMIT).read_to_string(&mut text)?;
-            (SourceText::new("-", text), ignore_file(&folder, None)?)
+            (SourceText::new("-", text), own_ignore_file(None)?)
+        }
+        _ if elsewhere.is_some() || in_context.is_some() => {
+            let dockerfile = elsewhere.or(in_context).expect("one of them is there");
+            (dockerfile, own_ignore_file(None)?)
         }
         (file, None) if from_stdin(&args.path) => archived_files(&folder, file.as_deref())?,
         (Some(file), _) => {
@@ -203,10 +258,11 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         }
     };
     let mut contexts = BTreeMap::from([("context".to_owned(), folder)]);
+    let mut layouts = BTreeMap::new();
     let mut named_contexts = BTreeMap::new();
     for text in &args.build_context {
         let (name, value) = pair("--build-context", text)?;
-        let named = named_context(&name, &value, &mut contexts)?;
+        let named = named_context(&name, &value, &mut contexts, &mut layouts)?;
         named_contexts.insert(name, named);
     }
     let no_cache = if args.no_cache {
@@ -217,10 +273,10 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         NoCache::Stages(args.no_cache_filter.clone())
     };
     let options = BuildOptions {
-        build_args: build_args(&args.build_arg),
+        build_args: images::with_epoch(build_args),
         target: args.target.clone(),
         labels: args.label.iter().map(|text| split(text)).collect(),
-        platform: args.platform.clone(),
+        platform: None,
         host: Platform::host(),
         named_contexts,
         extra_hosts: args.add_host.iter().map(|text| extra_host(text)).collect::<Result<_, _>>()?,
@@ -231,18 +287,27 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         },
         no_cache,
         excludes: Vec::new(),
+        entitlements: args.limits.entitlements(args.network == "host")?,
+        limits: args.limits.seen()?,
+        remote_context,
+        multi_platform: false,
     };
-    let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
     let request = BuildRequest {
         dockerfile,
         ignore,
         contexts,
         options,
-        secrets: secrets.into_iter().flatten().collect(),
+        platforms: args.images.platform.clone(),
+        secrets,
+        agents: args.limits.agents()?,
+        resources: args.limits.resources()?,
+        device_folders: args.limits.device_folders(),
+        sources,
+        layouts,
         pull: args.pull,
         resolv_conf: ambient::resolv_conf(),
         output_is_shown: form(args).shows_output(),
-        layers_needed: true,
+        layers_needed: outputs(args)?.iter().any(|output| output.kind != OutputKind::CacheOnly),
     };
     Ok((request, unpacked))
 }
@@ -251,8 +316,8 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
 fn no_context(path: &Path) -> Failure {
     let shown = path.display();
     if path.to_string_lossy().contains("://") {
-        Failure::new(format!("the build context `{shown}` is not a directory"))
-            .hint("contexts from a URL or from git are not supported yet: fetch it first")
+        Failure::new(format!("the build context `{}` is not a directory", redacted(&path.to_string_lossy())))
+            .hint("a URL begins with http, https, ssh or git")
     } else if path.is_file() {
         Failure::new(format!("the build context `{shown}` is a file, not a directory"))
             .hint("a Dockerfile is named with -f FILE, an archive is read with `-` from standard input")

@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 
 use stave::engine::Engine;
+use stave::platform::Platform;
 use stave::progress::Progress;
 use stave::reference::Reference;
 use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret};
 use stave::solver::Cancel;
 use stave::store::Store;
 use stave::store::images::StoredImage;
+use stave::store::indexes::StoredIndex;
 
 use crate::failure::Failure;
 use crate::progress::{Form, Shown};
@@ -124,6 +126,34 @@ pub fn find_image(store: &Store, text: &str) -> Result<StoredImage, Failure> {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
         None => failure.hint("`stave images` lists what is here, `stave pull` fetches more"),
     })
+}
+
+/// The index that a person means by a name, if it is one.
+pub fn find_index(store: &Store, text: &str) -> Result<Option<(Reference, StoredIndex)>, Failure> {
+    let Ok(name) = Reference::parse(text) else { return Ok(None) };
+    Ok(store.index_named(&name)?.map(|index| (name, index)))
+}
+
+/// As [`find_image`], the one for a platform where a name has several.
+pub fn find_image_for(
+    store: &Store,
+    text: &str,
+    platform: Option<&Platform>,
+) -> Result<StoredImage, Failure> {
+    let Some(platform) = platform else { return find_image(store, text) };
+    if let Some((name, index)) = find_index(store, text)? {
+        return index.select(platform).cloned().ok_or_else(|| {
+            let there: Vec<String> =
+                index.members.iter().map(|(image, _)| image.platform.to_string()).collect();
+            Failure::new(format!("`{}` has no image for {platform}", name.familiar()))
+                .hint(format!("it has {}", there.join(", ")))
+        });
+    }
+    let image = find_image(store, text)?;
+    match image.platform.serves(platform) {
+        true => Ok(image),
+        false => Err(Failure::new(format!("`{text}` is for {}, not for {platform}", image.platform))),
+    }
 }
 
 /// Rows as columns, three blanks apart, in Docker's way.

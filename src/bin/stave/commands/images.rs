@@ -55,9 +55,17 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             .and_then(|(config, _)| config.created)
             .and_then(|at| i64::try_from(at.unix_timestamp_nanos()).ok());
         if args.format == "json" {
+            let index = match &listed.name {
+                Some(name) => store.index_named(name)?,
+                None => None,
+            };
+            let platforms: Vec<String> = match &index {
+                Some(index) => index.members.iter().map(|(image, _)| image.platform.to_string()).collect(),
+                None => vec![listed.image.platform.to_string()],
+            };
             let object = json!({
                 "Repository": repository, "Tag": tag, "ID": listed.image.id.to_string(),
-                "Platform": listed.image.platform.to_string(), "Size": size,
+                "Platform": listed.image.platform.to_string(), "Platforms": platforms, "Size": size,
                 "CreatedAt": created,
             });
             say_line!("{object}");

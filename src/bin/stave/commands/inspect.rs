@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use stave::digest::BlobDigest;
+use stave::platform::Platform;
+use stave::store::images::StoredImage;
 
-use super::context::{Context, find_image};
+use super::context::{Context, find_image_for, find_index};
 use crate::failure::Failure;
 
 /// Print all that is known of images, as JSON
@@ -16,17 +19,20 @@ pub struct Args {
     /// Print one field only, named as in `.Config.Cmd`
     #[arg(short, long, value_name = "FIELD")]
     format: Option<String>,
+    /// Show the image for this platform, of names that have several
+    #[arg(long)]
+    platform: Option<Platform>,
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
     let mut found = Vec::new();
     for text in &args.images {
-        let image = find_image(&store, text)?;
+        let image = find_image_for(&store, text, args.platform.as_ref())?;
         let (config, bytes) = store.image_config(image.id)?;
         let raw: Value = serde_json::from_slice(&bytes).map_err(Failure::new)?;
         let names: Vec<String> = store.names_of(image.id)?.iter().map(|name| name.familiar()).collect();
-        found.push(json!({
+        let mut object = json!({
             "Id": image.id.to_string(),
             "RepoTags": names,
             "Manifest": image.manifest.map(|manifest| manifest.to_string()),
@@ -39,7 +45,19 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "Config": raw["config"],
             "RootFS": { "Type": "layers", "Layers": raw["rootfs"]["diff_ids"] },
             "History": raw["history"],
-        }));
+        });
+        if let Some((_, index)) = find_index(&store, text)? {
+            object["Index"] = json!(index.digest.to_string());
+            let of = |(image, manifest): &(StoredImage, BlobDigest)| {
+                json!({
+                    "Platform": image.platform.to_string(),
+                    "Id": image.id.to_string(),
+                    "Manifest": manifest.to_string(),
+                })
+            };
+            object["Platforms"] = index.members.iter().map(of).collect();
+        }
+        found.push(object);
     }
     match &args.format {
         None => say_line!("{}", serde_json::to_string_pretty(&found).map_err(Failure::new)?),

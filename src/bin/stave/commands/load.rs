@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use stave::platform::Platform;
+use stave::store::archive::Wanted;
 
 use super::context::Context;
 use crate::failure::Failure;
@@ -18,7 +19,7 @@ pub struct Args {
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
-    /// Load the image for this platform [default: this machine's]
+    /// Load the image for this platform alone [default: all that a name has in the archive]
     #[arg(long)]
     platform: Option<Platform>,
 }
@@ -26,7 +27,11 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
     let archive = open(args.input)?;
-    for loaded in store.load(archive, &args.platform.unwrap_or_else(Platform::host))? {
+    let wanted = match args.platform {
+        Some(platform) => Wanted::One(platform),
+        None => Wanted::All { main: Platform::host() },
+    };
+    for loaded in store.load(archive, &wanted)? {
         if args.quiet {
             continue;
         }

@@ -8,8 +8,10 @@ use clap::{Parser, Subcommand};
 use crate::failure::Failure;
 
 mod build;
+mod check;
 mod completion;
 mod context;
+mod fmt;
 mod history;
 mod images;
 mod import;
@@ -74,6 +76,7 @@ macro_rules! verbs {
 
 verbs! {
     Build(build): true;
+    Check(check): false;
     Run(run): true;
     Pull(pull): true;
     Push(push): true;
@@ -88,6 +91,7 @@ verbs! {
     Prune(prune): true;
     #[command(name = "df")]
     Usage(usage): true;
+    Fmt(fmt): false;
     Login(login): false;
     Logout(logout): false;
     Completion(completion): false;

@@ -18,6 +18,9 @@ pub struct Args {
     /// Fetch the image for this platform [default: this machine's]
     #[arg(long)]
     platform: Option<Platform>,
+    /// Fetch the images for all platforms, and the index above them
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// Print the id only
     #[arg(short, long)]
     quiet: bool,
@@ -27,9 +30,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let form = if args.quiet { Form::Quiet } else { Form::Auto };
     context.with_engine(form, |engine| {
         let platform = args.platform.unwrap_or_else(Platform::host);
-        let image = engine
-            .pull(&args.image, &platform, Policy::Always)
-            .map_err(|error| Failure::from_error(&error))?;
+        let image = match args.all_platforms {
+            true => engine.pull_all(&args.image, &platform),
+            false => engine.pull(&args.image, &platform, Policy::Always),
+        };
+        let image = image.map_err(|error| Failure::from_error(&error))?;
         say_line!("{}", if args.quiet { image.id.to_string() } else { args.image.to_string() });
         Ok(ExitCode::SUCCESS)
     })

@@ -33,12 +33,21 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             }
             None => names,
         };
+        let mut images = vec![image.id];
         for name in gone {
+            // An index goes with all of its images.
+            for (member, _) in store.index_named(&name)?.into_iter().flat_map(|index| index.members) {
+                if !images.contains(&member.id) {
+                    images.push(member.id);
+                }
+            }
             store.untag(&name)?;
             say_line!("Untagged: {}", name.familiar());
         }
-        if store.forget_image(image.id)? {
-            say_line!("Deleted: {}", image.id);
+        for id in images {
+            if store.forget_image(id)? {
+                say_line!("Deleted: {id}");
+            }
         }
     }
     store.sweep(&mut Pruned::default())?;

@@ -4,10 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use stave::exporter::{self, LayerFormat, layout};
+use stave::exporter::{self, Package, Packing, layout};
+use stave::platform::Platform;
 use stave::reference::Reference;
 
-use super::context::{Context, find_image};
+use super::context::{Context, find_image_for, find_index};
 use crate::failure::Failure;
 
 /// Write images as an archive that `stave load`, `docker load` and every OCI tool read
@@ -19,20 +20,31 @@ pub struct Args {
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Save the image for this platform alone, of names that have several
+    #[arg(long)]
+    platform: Option<Platform>,
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
-    let mut packed = Vec::new();
+    let mut packed: Vec<(Package, Vec<Reference>)> = Vec::new();
     for text in &args.images {
-        let image = find_image(&store, text)?;
+        let index = match args.platform {
+            None => find_index(&store, text)?,
+            Some(_) => None,
+        };
+        if let Some((name, index)) = index {
+            packed.push((exporter::original_package(&store, index.digest)?, vec![name]));
+            continue;
+        }
+        let image = find_image_for(&store, text, args.platform.as_ref())?;
         let whole = exporter::stored(&store, &image)?;
         let names: Vec<Reference> = match Reference::parse(text) {
             Ok(name) if store.names_of(image.id)?.contains(&name) => vec![name],
             _ => Vec::new(),
         };
         let original = match image.manifest {
-            Some(manifest) => exporter::push::original(&store, manifest)?,
+            Some(manifest) => exporter::original(&store, manifest)?,
             None => None,
         };
         let package = match original {
@@ -40,14 +52,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 package.descriptor.platform = Some((&whole.config.platform()).into());
                 package
             }
-            None => exporter::pack(&store, &whole, LayerFormat::default(), &Default::default())?,
+            None => exporter::pack(&store, &whole, &Packing::default())?,
         };
-        packed.push((whole, package, names));
+        packed.push((package.into(), names));
     }
-    let entries: Vec<layout::Entry<'_>> = packed
-        .iter()
-        .map(|(whole, package, names)| layout::Entry { packed: package, config: &whole.bytes, names })
-        .collect();
+    let host = Platform::host();
+    let entries: Vec<layout::Entry<'_>> =
+        packed.iter().map(|(package, names)| layout::Entry { package, shown: Some(&host), names }).collect();
     write_file(args.output, |out| Ok(layout::write_tar(&store, &entries, true, out)?))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use stave::reference::Reference;
 
-use super::context::{Context, find_image};
+use super::context::{Context, find_image, find_index};
 use crate::failure::Failure;
 
 /// Give an image one more name
@@ -19,12 +19,16 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
     let image = find_image(&store, &args.image)?;
+    let index = find_index(&store, &args.image)?;
     if args.name.digest().is_some() {
         return Err(Failure::usage(format!(
             "`{}` has a digest, which no one can choose",
             args.name.familiar()
         )));
     }
-    store.tag(&args.name, image.id)?;
+    match index {
+        Some((from, _)) => store.copy_name(&from, &args.name)?,
+        None => drop(store.tag(&args.name, image.id)?),
+    }
     Ok(ExitCode::SUCCESS)
 }

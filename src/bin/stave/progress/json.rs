@@ -59,6 +59,14 @@ fn describe(event: &Event) -> Value {
         Event::Failed { step, error } => json!({ "event": "failed", "step": step.0, "error": error }),
         Event::Canceled { step } => json!({ "event": "canceled", "step": step.0 }),
         Event::Warning { message } => json!({ "event": "warning", "message": message }),
+        Event::Finding(found) => json!({
+            "event": "warning",
+            "message": found.message,
+            "rule": found.rule,
+            "file": found.file,
+            "line": found.line,
+            "reference": found.reference,
+        }),
     }
 }
 

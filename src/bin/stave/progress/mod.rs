@@ -5,7 +5,8 @@
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use stave::progress::{Event, Progress};
+use stave::diagnostic::printable;
+use stave::progress::{Event, Finding, Progress};
 
 mod json;
 mod plain;
@@ -133,6 +134,17 @@ impl Lines {
             self.rest.clear();
         }
     }
+}
+
+/// What lint rules found, for the end of a log; nothing if they found nothing.
+fn summary(found: &[Finding]) -> Vec<String> {
+    let head = match found.len() {
+        0 => return Vec::new(),
+        1 => "1 warning found (`stave check` underlines it):".to_owned(),
+        many => format!("{many} warnings found (`stave check` underlines them):"),
+    };
+    let line = |one: &Finding| format!(" - {}: {} (line {})", one.rule, printable(&one.message), one.line);
+    std::iter::once(format!(" {head}")).chain(found.iter().map(line)).collect()
 }
 
 /// `1.2GB`, as Docker counts: powers of a thousand.

@@ -11,15 +11,16 @@ use std::io::Write;
 use std::time::Instant;
 
 use stave::diagnostic::printable;
-use stave::progress::{Event, StepId};
+use stave::progress::{Event, Finding, StepId};
 
-use super::{Display, Lines, human_size};
+use super::{Display, Lines, human_size, summary};
 
 pub struct Plain<W> {
     out: W,
     steps: HashMap<StepId, Shown>,
     /// The step that the last line was about.
     current: Option<StepId>,
+    found: Vec<Finding>,
 }
 
 struct Shown {
@@ -31,7 +32,7 @@ struct Shown {
 
 impl<W: Write + Send> Plain<W> {
     pub fn new(out: W) -> Self {
-        Self { out, steps: HashMap::new(), current: None }
+        Self { out, steps: HashMap::new(), current: None, found: Vec::new() }
     }
 
     /// Names the step again if the lines before were about another.
@@ -119,10 +120,15 @@ impl<W: Write + Send> Display for Plain<W> {
                 let text = format!("WARN: {}", printable(message));
                 self.line(&text);
             }
+            // Between the lines of steps nobody would see them.
+            Event::Finding(found) => self.found.push(found.clone()),
         }
     }
 
     fn finish(&mut self) {
+        for line in summary(&std::mem::take(&mut self.found)) {
+            self.line(&line);
+        }
         let _ = self.out.flush();
     }
 }
@@ -149,6 +155,29 @@ mod tests {
             text,
             "#1 [1/2] RUN a\n\n#2 [2/2] RUN b\n\n#1 [1/2] RUN a\n#1 T hello\n\n#2 [2/2] RUN b\n#2 CACHED\n\n\
              #1 [1/2] RUN a\n#1 T rest\n#1 ERROR: exit \\u{1b}1\n\n"
+        );
+    }
+
+    #[test]
+    fn findings_stand_at_the_end() {
+        let mut out = Vec::new();
+        let mut plain = Plain::new(&mut out);
+        let found = |rule: &str, line| {
+            let (message, file, reference) = ("the \u{1b} words".to_owned(), "D".to_owned(), String::new());
+            Event::Finding(Finding { rule: rule.to_owned(), message, file, line, reference })
+        };
+        plain.event(&found("One", 3));
+        plain.event(&found("Two", 5));
+        plain.event(&Event::Started { step: StepId(1), name: "[1/1] RUN a".into() });
+        plain.event(&Event::Cached { step: StepId(1) });
+        plain.finish();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.ends_with(
+                "#1 CACHED\n\n 2 warnings found (`stave check` underlines them):\n - One: the \\u{1b} words (line 3)\n \
+                 - Two: the \\u{1b} words (line 5)\n"
+            ),
+            "{text}"
         );
     }
 

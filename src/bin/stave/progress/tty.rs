@@ -6,9 +6,9 @@ use std::io::Write;
 use std::time::Instant;
 
 use stave::diagnostic::printable;
-use stave::progress::{Event, StepId};
+use stave::progress::{Event, Finding, StepId};
 
-use super::{Display, Lines, human_size};
+use super::{Display, Lines, human_size, summary};
 
 const OUTPUT_LINES: usize = 5;
 const ALL_LINES: usize = 200;
@@ -22,6 +22,7 @@ pub struct Tty<W> {
     /// How many lines of the live part are on the screen.
     drawn: usize,
     dirty: bool,
+    found: Vec<Finding>,
 }
 
 struct Running {
@@ -42,6 +43,7 @@ impl<W: Write + Send> Tty<W> {
             cached: 0,
             drawn: 0,
             dirty: false,
+            found: Vec::new(),
         }
     }
 
@@ -183,6 +185,7 @@ impl<W: Write + Send> Display for Tty<W> {
                 let line = format!("\x1b[33mwarning:\x1b[0m {}", printable(message));
                 self.draw(&[line], true);
             }
+            Event::Finding(found) => self.found.push(found.clone()),
         }
     }
 
@@ -200,6 +203,7 @@ impl<W: Write + Send> Display for Tty<W> {
             let steps = if finished == 1 { "step" } else { "steps" };
             above.push(format!("\x1b[1m[+] {seconds:.1}s\x1b[0m ({finished} {steps}, {cached} cached)"));
         }
+        above.extend(summary(&std::mem::take(&mut self.found)));
         self.draw(&above, false);
     }
 }

@@ -100,6 +100,77 @@ const PACKED: &[(&str, &str)] = &[
     ("two-members", "(head -c 700 | gzip -n; gzip -n) 2>/dev/null"),
 ];
 
+/// A directory that an archive has twice is as the second says.
+#[test]
+fn directories_that_come_twice() {
+    needs_root!();
+    let trees = trees("", "");
+    let mut again = tar::Header::new_ustar();
+    again.as_mut_bytes()[..3].copy_from_slice(b"dir");
+    again.set_entry_type(tar::EntryType::Directory);
+    again.set_mode(0o700);
+    again.set_uid(1);
+    again.set_gid(1);
+    again.set_mtime(1_577_836_800);
+    again.set_size(0);
+    let mut first = again.clone();
+    first.set_mtime(1_000);
+    let tar = Tar::default().header(&mut first).file("dir/a", "a").header(&mut again);
+    std::fs::write(trees.source.path().join("a.tar"), tar.end()).unwrap();
+    trees.run(action("a.tar", "/").unpack());
+    trees.holds(&["dir/ 700 1:1@", "dir/a a 644 44:55@"]);
+}
+
+/// The last header of a file with several names says whose it is; a link of a link is left alone.
+#[test]
+fn owners_of_hard_links() {
+    needs_root!();
+    let trees = trees("", "");
+    let mut header = tar::Header::new_ustar();
+    header.as_mut_bytes()[..4].copy_from_slice(b"hard");
+    header.as_mut_bytes()[157..161].copy_from_slice(b"file");
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_mode(0o4640);
+    header.set_uid(2);
+    header.set_gid(3);
+    header.set_mtime(1_577_836_800);
+    header.set_size(0);
+    let tar = Tar::default().file("file", "x").link("soft", "file").member(b'1', "too", "soft", b"");
+    std::fs::write(trees.source.path().join("a.tar"), tar.header(&mut header).end()).unwrap();
+    trees.run(action("a.tar", "/").unpack());
+    trees.holds(&[
+        "file x 4640 2:3@",
+        "hard x 4640 2:3@",
+        "soft -> file 777 44:55@",
+        "too -> file 777 44:55@",
+    ]);
+}
+
+/// What an archive only implies is root's, whoever `--chown` names, and `--chmod` is not for
+/// archives.
+#[test]
+fn owners_of_implied_directories() {
+    needs_root!();
+    let trees = trees("", "mkdir there; chown 3:3 there");
+    for (name, member) in [("a.tar", "a/b/file"), ("c.tar", "there/file"), ("d.tar", "d/")] {
+        let tar = Tar::default();
+        let tar = if name == "d.tar" { tar.member(b'5', member, "", b"") } else { tar.file(member, "x") };
+        std::fs::write(trees.source.path().join(name), tar.end()).unwrap();
+    }
+    trees.run(action("a.tar", "/out").unpack().owner(7, 8).mode("700"));
+    trees.run(action("c.tar", "/").unpack().owner(7, 8));
+    trees.run(action("d.tar", "/out").unpack().owner(7, 8));
+    trees.holds(&[
+        "out/ 755 7:8",
+        "out/a/ 755 0:0",
+        "out/a/b/ 755 0:0",
+        "out/a/b/file x 644 7:8@",
+        "out/d/ 644 7:8@",
+        "there/ 755 3:3",
+        "there/file x 644 7:8@",
+    ]);
+}
+
 #[test]
 fn archives_are_unpacked() {
     needs_root!();
@@ -188,13 +259,20 @@ fn members_replace_what_is_there() {
 fn nothing_leaves_the_destination() {
     needs_root!();
     let up = "../".repeat(20);
-    // Names that climb.
-    for name in ["../x", "a/../../x", ".."] {
+    // Names that climb reach the archive's root, as with Docker, and no further.
+    for name in ["../x", "a/../../x", "/../../x", "./..//x"] {
         let attack = attack("");
-        let error = attack.run(Tar::default().file("fine", "1").file(name, "x")).unwrap_err();
-        assert!(error.contains("leads out of the archive"), "{error}");
+        let tar = Tar::default().file("fine", "1").file(name, "x").member(b'1', "hard", "../../fine", b"");
+        attack.run(tar).unwrap();
         assert!(!attack.trees.target.path().join("x").exists());
+        attack.trees.holds(&[
+            "dst/ 755 0:0",
+            "dst/fine 1 644 44:55@",
+            "dst/hard 1 644 44:55@",
+            "dst/x x 644 44:55@",
+        ]);
     }
+    assert!(attack("").run(Tar::default().file("..", "x")).unwrap_err().contains("leads out of the archive"));
     // Through links of the archive, and of what is there.
     let attack = attack("mkdir dst; ln -s CANARY dst/there; ln -s CANARY/secret dst/file");
     let dir = attack.canary("");

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::write::{self, Attributes};
-use super::{CopyError, Spec, destination};
+use super::{CopyError, NewDirectory, Spec, destination};
 use crate::cache::content::{Root, Tree, blocks, join, shown};
 use crate::root;
 
@@ -80,7 +80,11 @@ pub(super) fn try_unpack(
     if !is_archive(&file) {
         return Ok(false);
     }
-    let (directory, _) = destination::directory(target, &spec.destination, spec.owner)?;
+    let (directory, _) = destination::directory(
+        target,
+        &spec.destination,
+        NewDirectory { mode: 0o755, ..spec.new_directory() },
+    )?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(|error| read(error.into()))?;
     let stream = decompressed(&file).map_err(read)?;
     let mut archive = Archive::new(BufReader::with_capacity(blocks::BLOCK, stream), spec.unpack_limit);
@@ -97,6 +101,19 @@ pub(super) fn try_unpack(
         Err(Failure::Archive(reason)) => Err(CopyError::Unpack { path, reason }),
         Err(Failure::Target(error)) => Err(error),
     }
+}
+
+/// Gives a file what the entry of its second name says of it: the last word on it, as in BuildKit.
+/// Whatever else may have second names keeps what its first entry said.
+fn restate(directory: &OwnedFd, name: &OsStr, path: &str, attributes: &Attributes) -> Result<(), CopyError> {
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+    if !stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()) {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = root::open_no_links(directory, name, flags, Mode::empty())
+        .map_err(|source| CopyError::Write { path: path.to_owned(), source })?;
+    write::finish(&File::from(file), path, attributes)
 }
 
 /// Whether it begins, decompressed, with a tar header.
@@ -176,7 +193,7 @@ impl Extraction<'_> {
             }
             self.extract(archive, &member, &path)?;
         }
-        for (path, modified) in self.directories.iter().rev() {
+        for (path, modified) in self.directories.iter() {
             // Replaced since by something else: that has a time of its own.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let Ok(fd) = root::open_no_links(&self.root, path, flags, Mode::empty()) else { continue };
@@ -227,6 +244,7 @@ impl Extraction<'_> {
                 if let Some(Some((from, from_name))) = linked {
                     rustix::fs::linkat(&from, &from_name, &directory, &name, AtFlags::empty())
                         .map_err(|error| CopyError::Write { path: full.clone(), source: error.into() })?;
+                    restate(&directory, &name, full, &attributes)?;
                 }
             }
             Form::Fifo => node(FileType::Fifo, (0, 0))?,
@@ -276,9 +294,9 @@ impl Extraction<'_> {
             io::ErrorKind::NotADirectory => CopyError::NotADirectory { path: member.to_owned() },
             _ => failed(source),
         })?;
-        let (uid, gid) = self.spec.owner.unwrap_or((0, 0));
+        // What the archive only implies is root's whoever gets its members: so it is in BuildKit.
         for made in made {
-            write::give(&made.fd, &made.path.to_string_lossy(), uid, gid)?;
+            write::give(&made.fd, &made.path.to_string_lossy(), 0, 0)?;
         }
         self.parent = Some((path.to_owned(), fd.try_clone().map_err(failed)?));
         Ok(fd)
@@ -355,7 +373,7 @@ fn skip_device(made: Result<(), CopyError>) -> Result<(), CopyError> {
     }
 }
 
-/// A member's path, cleaned by its letters; it may not climb out of the archive.
+/// A member's path, cleaned by its letters.
 fn inside(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
     if path.len() > LONGEST_PATH {
         return Err(UnpackError::LongName);
@@ -369,7 +387,8 @@ fn inside(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
         match part {
             b"" | b"." => {}
             b".." => {
-                parts.pop().ok_or_else(escapes)?;
+                // The destination is the archive's root, and above a root is the root.
+                parts.pop();
             }
             part => parts.push(OsStr::from_bytes(part)),
         }

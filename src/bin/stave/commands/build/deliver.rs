@@ -1,109 +1,266 @@
-//! Where a built image goes, and what is written down about it.
+//! Where built images go, and what is written down about them.
 
 use serde_json::json;
-use stave::engine::{Built, Engine};
-use stave::exporter::output::{Destination, Output, OutputKind};
-use stave::exporter::{self, layout, tree};
+use stave::digest::{BlobDigest, Digest, ImageId};
+use stave::engine::{Built, Engine, Files};
+use stave::exporter::annotations::Annotations;
+use stave::exporter::output::{Destination, ImageOutput, Output, OutputKind};
+use stave::exporter::{self, Image, Package, Packing, layout};
+use stave::image::Descriptor;
+use stave::platform::Platform;
 use stave::reference::Reference;
 
 use super::Args;
 use crate::commands::save::write_file;
 use crate::failure::Failure;
 
-/// Brings the image where it shall go, and writes down what it is.
+/// What came of an output.
+struct Delivered {
+    /// The images as they left: with other times than they were built with, perhaps.
+    ids: Vec<ImageId>,
+    /// What points at them, if they were packed.
+    root: Option<Descriptor>,
+}
+
+/// Brings images where they shall go, and writes down what they are. Gives the id of the image, or the
+/// digest of the index; nothing for several images without one.
 pub(super) fn deliver(
     engine: &Engine<'_>,
     args: &Args,
     outputs: &[Output],
+    annotations: &Annotations,
     built: &Built<'_>,
-) -> Result<(), Failure> {
-    let mut manifest = None;
+) -> Result<Option<Digest>, Failure> {
+    let mut last: Option<Delivered> = None;
+    let mut named: Vec<String> = args.tag.iter().map(ToString::to_string).collect();
     for output in outputs {
         let names: &[Reference] = if output.names.is_empty() { &args.tag } else { &output.names };
-        if let Some(digest) = export(engine, output, names, built)? {
-            manifest = Some(digest);
-        }
-    }
-    if let Some(file) = &args.iidfile {
-        let text = built.image.id.to_string();
-        std::fs::write(file, text)
-            .map_err(|error| Failure::new(format!("cannot write `{}`: {error}", file.display())))?;
-    }
-    if let Some(file) = &args.metadata_file {
-        let mut metadata = json!({ "containerimage.config.digest": built.image.id.to_string() });
-        if let Some(digest) = manifest {
-            metadata["containerimage.digest"] = json!(digest.to_string());
-        }
-        if !args.tag.is_empty() {
-            let names: Vec<String> = args.tag.iter().map(ToString::to_string).collect();
-            metadata["image.name"] = json!(names.join(","));
-        }
-        let text = serde_json::to_string_pretty(&metadata).map_err(Failure::new)?;
-        std::fs::write(file, text)
-            .map_err(|error| Failure::new(format!("cannot write `{}`: {error}", file.display())))?;
-    }
-    Ok(())
-}
-
-fn export(
-    engine: &Engine<'_>,
-    output: &Output,
-    names: &[Reference],
-    built: &Built<'_>,
-) -> Result<Option<stave::digest::Digest>, Failure> {
-    let (store, image) = (engine.store, &built.image);
-    let path = |to: &Destination| match to {
-        Destination::Stdout => None,
-        Destination::File(path) => Some(path.clone()),
-    };
-    match &output.kind {
-        OutputKind::Image { push } => {
-            let step = engine.progress.step("exporting to image");
-            let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).collect();
-            store.sync_layers(&diff_ids)?;
-            let stored = store.put_image(&image.bytes, None)?;
-            let mut said = format!("writing image {}\n", image.id);
-            for name in names {
-                store.tag(name, image.id)?;
-                said.push_str(&format!("naming to {name}\n"));
-            }
-            step.output(stave::progress::Stream::Stdout, said.as_bytes());
-            step.done();
-            let mut digest = None;
-            if *push {
-                for name in names {
-                    digest = Some(engine.push(&stored, name, output.format)?.digest);
+        if output.packs() {
+            for name in names.iter().map(ToString::to_string) {
+                if !named.contains(&name) {
+                    named.push(name);
                 }
             }
-            Ok(digest)
         }
-        OutputKind::Oci { to, tar } | OutputKind::Docker { to, tar } => {
-            let docker = matches!(output.kind, OutputKind::Docker { .. });
-            let step = engine.progress.step(if docker {
-                "exporting to docker image format"
-            } else {
-                "exporting to oci image format"
-            });
-            let packed = exporter::pack(store, image, output.format, &output.annotations)?;
-            let entry = layout::Entry { packed: &packed, config: &image.bytes, names };
-            match (to, tar) {
-                (Destination::File(folder), false) => layout::write_folder(store, &[entry], docker, folder)?,
-                (to, _) => write_file(path(to), |out| Ok(layout::write_tar(store, &[entry], docker, out)?))?,
-            }
-            step.done();
-            Ok(Some(packed.descriptor.digest))
-        }
-        OutputKind::Tar { to } => {
-            let step = engine.progress.step("exporting to tar");
-            write_file(path(to), |out| Ok(tree::write_tar(store, image, out)?))?;
-            step.done();
-            Ok(None)
-        }
-        OutputKind::Local { folder } => {
-            let step = engine.progress.step("exporting to a directory");
-            engine.export_folder(image, folder)?;
-            step.done();
-            Ok(None)
+        let export = Export { engine, args, output, names, annotations, built };
+        let delivered = export.run()?;
+        // Files alone, beside an image, do not say what the image is.
+        if last.is_none() || delivered.root.is_some() {
+            last = Some(delivered);
         }
     }
+    let root = last.as_ref().and_then(|delivered| delivered.root.clone());
+    let id = match (&root, last.as_ref().map(|delivered| delivered.ids.as_slice())) {
+        (Some(root), _) if built.indexed => Some(root.digest),
+        (_, Some([id])) if !built.indexed => Some(id.0),
+        _ => None,
+    };
+    let write = |file: &std::path::Path, text: String| {
+        std::fs::write(file, text)
+            .map_err(|error| Failure::new(format!("cannot write `{}`: {error}", file.display())))
+    };
+    if let Some(file) = &args.iidfile {
+        write(file, id.map(|id| id.to_string()).unwrap_or_default())?;
+    }
+    if let Some(file) = &args.metadata_file {
+        let mut metadata = json!({});
+        if let (Some(id), false) = (id, built.indexed) {
+            metadata["containerimage.config.digest"] = json!(id.to_string());
+        }
+        if let Some(root) = root {
+            metadata["containerimage.digest"] = json!(root.digest.to_string());
+            metadata["containerimage.descriptor"] = json!(root);
+        }
+        if !named.is_empty() {
+            metadata["image.name"] = json!(named.join(","));
+        }
+        write(file, serde_json::to_string_pretty(&metadata).map_err(Failure::new)?)?;
+    }
+    Ok(id)
+}
+
+struct Export<'a> {
+    engine: &'a Engine<'a>,
+    args: &'a Args,
+    output: &'a Output,
+    names: &'a [Reference],
+    annotations: &'a Annotations,
+    built: &'a Built<'a>,
+}
+
+impl Export<'_> {
+    fn run(&self) -> Result<Delivered, Failure> {
+        let path = |to: &Destination| match to {
+            Destination::Stdout => None,
+            Destination::File(path) => Some(path.clone()),
+        };
+        let (engine, store) = (self.engine, self.engine.store);
+        let images = &self.built.images;
+        let plain = || Delivered { ids: images.iter().map(|image| image.id).collect(), root: None };
+        let files =
+            |split: Option<bool>| Files { split: split.unwrap_or(self.built.indexed), epoch: self.epoch() };
+        match &self.output.kind {
+            OutputKind::Image(image) => self.image(image),
+            OutputKind::Oci { to, tar } | OutputKind::Docker { to, tar } => {
+                let docker = matches!(self.output.kind, OutputKind::Docker { .. });
+                let step = engine.progress.step(if docker {
+                    "exporting to docker image format"
+                } else {
+                    "exporting to oci image format"
+                });
+                let images = self.images()?;
+                let package = exporter::package(store, &images, self.built.indexed, &self.packing())?;
+                let entry = layout::Entry { package: &package, shown: None, names: self.names };
+                match (to, tar) {
+                    (Destination::File(folder), false) => {
+                        layout::write_folder(store, &[entry], docker, folder)?;
+                    }
+                    (to, _) => {
+                        write_file(path(to), |out| Ok(layout::write_tar(store, &[entry], docker, out)?))?;
+                    }
+                }
+                step.done();
+                Ok(delivered(&images, Some(package.descriptor)))
+            }
+            OutputKind::Tar { to, split } => {
+                let step = engine.progress.step("exporting to tar");
+                write_file(path(to), |out| Ok(engine.export_tar(images, files(*split), out)?))?;
+                step.done();
+                Ok(plain())
+            }
+            OutputKind::Local { folder, split } => {
+                let step = engine.progress.step("exporting to a directory");
+                engine.export_folder(images, files(*split), folder)?;
+                step.done();
+                Ok(plain())
+            }
+            OutputKind::CacheOnly => Ok(plain()),
+        }
+    }
+
+    /// The output's own time, or the build's.
+    fn epoch(&self) -> Option<time::OffsetDateTime> {
+        self.output.epoch.unwrap_or(self.built.epoch)
+    }
+
+    fn packing(&self) -> Packing {
+        let mut packing = self.output.packing.clone();
+        packing.annotations.extend(self.annotations);
+        packing
+    }
+
+    /// The images, with the times of their files rewritten if that was asked for.
+    fn images(&self) -> Result<Vec<Image>, Failure> {
+        let images = &self.built.images;
+        if !self.output.rewrite_timestamp {
+            return Ok(images.clone());
+        }
+        let Some(epoch) = self.epoch() else {
+            self.engine
+                .progress
+                .warn("`rewrite-timestamp=true` has no effect: there is no SOURCE_DATE_EPOCH");
+            return Ok(images.clone());
+        };
+        let format = self.output.packing.format;
+        let rewritten =
+            images.iter().map(|image| exporter::restamped(self.engine.store, image, epoch, format));
+        Ok(rewritten.collect::<Result<_, _>>()?)
+    }
+
+    /// Into the store, under its names, and to registries.
+    fn image(&self, output: &ImageOutput) -> Result<Delivered, Failure> {
+        let (engine, store) = (self.engine, self.engine.store);
+        let step = engine.progress.step("exporting to image");
+        let images = self.images()?;
+        let packing = self.packing();
+        // Compressing takes long, and is put off until somebody needs a manifest.
+        let package = match self.built.indexed
+            || output.push
+            || output.canonical
+            || output.dangling_prefix.is_some()
+            || packing != Packing::default()
+            || self.args.metadata_file.is_some()
+        {
+            true => Some(exporter::package(store, &images, self.built.indexed, &packing)?),
+            false => None,
+        };
+        let mut names = self.names.to_vec();
+        if let Some(package) = &package {
+            let digest = package.descriptor.digest;
+            if let (true, Some(prefix)) = (names.is_empty(), &output.dangling_prefix) {
+                names.push(Reference::parse(prefix)?.with_digest(digest));
+            } else if output.canonical {
+                names.extend(self.names.iter().map(|name| name.with_digest(digest)));
+            }
+        }
+        let mut said = String::new();
+        if !output.unstored {
+            self.store(&images, package.as_ref(), &names)?;
+            for image in &images {
+                said.push_str(&format!("writing image {}\n", image.id));
+            }
+            for name in &names {
+                said.push_str(&format!("naming to {name}\n"));
+            }
+        }
+        if let Some(package) = package.as_ref().filter(|package| package.index.is_some()) {
+            said.push_str(&format!("exporting index {}\n", package.descriptor.digest));
+        }
+        step.output(stave::progress::Stream::Stdout, said.as_bytes());
+        step.done();
+        if let Some(package) = package.as_ref().filter(|_| output.push) {
+            for packed in &package.images {
+                store.put_blob(&packed.config_bytes)?;
+            }
+            let mut known = Vec::new();
+            for image in &images {
+                known.extend(store.names_of(image.id)?);
+            }
+            for name in self.names {
+                let name = match output.push_by_digest {
+                    true => name.with_digest(package.descriptor.digest),
+                    false => name.clone(),
+                };
+                engine.push_package(package, &name, &known)?;
+            }
+        }
+        Ok(delivered(&images, package.map(|package| package.descriptor)))
+    }
+
+    fn store(&self, images: &[Image], package: Option<&Package>, names: &[Reference]) -> Result<(), Failure> {
+        let store = self.engine.store;
+        let lease = store.lease()?;
+        let mut members = Vec::with_capacity(images.len());
+        for (place, image) in images.iter().enumerate() {
+            if self.output.rewrite_timestamp {
+                exporter::unpack(store, image, self.output.packing.format, &lease)?;
+            }
+            let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).collect();
+            store.sync_layers(&diff_ids)?;
+            let manifest = match package.and_then(|package| package.images.get(place)) {
+                Some(packed) => Some(store.put_blob(&packed.bytes)?),
+                None => None,
+            };
+            store.put_image(&image.bytes, manifest)?;
+            members.extend(manifest.map(|manifest| (image.id, manifest)));
+        }
+        match package.and_then(|package| package.index.as_ref()) {
+            Some(index) => {
+                let index: BlobDigest = store.put_blob(index)?;
+                for name in names {
+                    store.tag_index(name, index, &members, &Platform::host())?;
+                }
+            }
+            None => {
+                for name in names {
+                    store.tag(name, images[0].id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn delivered(images: &[Image], root: Option<Descriptor>) -> Delivered {
+    Delivered { ids: images.iter().map(|image| image.id).collect(), root }
 }

@@ -14,10 +14,10 @@ use stave::store::Store;
 use crate::failure::Failure;
 
 /// One byte more than the parser takes, so that it can tell what is too long.
-pub(super) const DOCKERFILE_LIMIT: u64 = (16 << 20) + 1;
+pub(in crate::commands) const DOCKERFILE_LIMIT: u64 = (16 << 20) + 1;
 
 /// `inside` is where a file given with -f would be if it were relative to the context.
-fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Error) -> Failure {
+pub(super) fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Error) -> Failure {
     let failure = Failure::new(format!("cannot read the Dockerfile `{}`: {error}", file.display()));
     if error.kind() == std::io::ErrorKind::NotFound {
         match inside {
@@ -32,7 +32,7 @@ fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Error) -> Fai
     }
 }
 
-fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
+pub(super) fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|error| {
         Failure::new(format!(
             "the Dockerfile `{}` is not UTF-8 at byte {}",
@@ -42,7 +42,10 @@ fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
     })
 }
 
-pub(super) fn read_dockerfile(file: &Path, inside: Option<&Path>) -> Result<SourceText, Failure> {
+pub(in crate::commands) fn read_dockerfile(
+    file: &Path,
+    inside: Option<&Path>,
+) -> Result<SourceText, Failure> {
     let bytes = std::fs::metadata(file)
         .and_then(|metadata| {
             if metadata.is_dir() {
@@ -56,12 +59,26 @@ pub(super) fn read_dockerfile(file: &Path, inside: Option<&Path>) -> Result<Sour
     Ok(SourceText::new(file.display().to_string(), text_of(file, bytes)?))
 }
 
-/// The Dockerfile of a context that came as an archive, and its `.dockerignore`. Whoever made the
-/// archive may have put links there: they are followed inside it only.
+/// The Dockerfile of a context that came as an archive, and its `.dockerignore`.
 pub(super) fn archived_files(
     folder: &Path,
     file: Option<&Path>,
 ) -> Result<(SourceText, Option<SourceText>), Failure> {
+    let dockerfile = archived_dockerfile(folder, file)?;
+    let root = stave::root::open_ambient_dir(folder)?;
+    let own = format!("{}.dockerignore", dockerfile.name());
+    for name in [own.as_str(), ".dockerignore"] {
+        if let Ok(bytes) = stave::root::read(&root, name, DOCKERFILE_LIMIT) {
+            let text = text_of(Path::new(name), bytes)?;
+            return Ok((dockerfile, Some(SourceText::new(name, text))));
+        }
+    }
+    Ok((dockerfile, None))
+}
+
+/// The Dockerfile of a context that came as an archive. Whoever made that may have put links there: they
+/// are followed inside it only.
+pub(super) fn archived_dockerfile(folder: &Path, file: Option<&Path>) -> Result<SourceText, Failure> {
     let root = stave::root::open_ambient_dir(folder)?;
     let read = |file: &Path| stave::root::read(&root, file, DOCKERFILE_LIMIT);
     let found = match file {
@@ -77,19 +94,14 @@ pub(super) fn archived_files(
     };
     let (file, bytes) =
         found.map_err(|error| unreadable(file.unwrap_or(Path::new("Dockerfile")), None, &error))?;
-    let dockerfile = SourceText::new(file.display().to_string(), text_of(file, bytes)?);
-    let own = format!("{}.dockerignore", file.display());
-    for name in [own.as_str(), ".dockerignore"] {
-        if let Ok(bytes) = read(Path::new(name)) {
-            let text = text_of(Path::new(name), bytes)?;
-            return Ok((dockerfile, Some(SourceText::new(name, text))));
-        }
-    }
-    Ok((dockerfile, None))
+    Ok(SourceText::new(file.display().to_string(), text_of(file, bytes)?))
 }
 
 /// `NAME.dockerignore` beside the Dockerfile, or else `.dockerignore` of the context.
-pub(super) fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<Option<SourceText>, Failure> {
+pub(in crate::commands) fn ignore_file(
+    context: &Path,
+    dockerfile: Option<&Path>,
+) -> Result<Option<SourceText>, Failure> {
     let own = dockerfile.map(|file| {
         let mut name = file.as_os_str().to_owned();
         name.push(".dockerignore");
@@ -110,26 +122,35 @@ pub(super) fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<O
 /// Standard input as a context: an archive is unpacked into `folder`; anything else is a Dockerfile,
 /// which is given.
 pub(super) fn read_context(store: &Store, folder: &Path) -> Result<Option<String>, Failure> {
-    // The copier that unpacks for ADD decides what an archive is, and copies what is none.
     const NAME: &str = ".standard-input";
     let received = store.temporary()?;
     let mut file = std::fs::File::create(received.path().join(NAME))?;
     std::io::copy(&mut std::io::stdin(), &mut file)?;
     drop(file);
+    match unpack_context(received.path(), NAME, folder)? {
+        Some(bytes) => String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| Failure::new("standard input is neither a tar archive nor a Dockerfile")),
+        None => Ok(None),
+    }
+}
+
+/// Unpacks the archive `name` of the folder `received` into `folder`. What is no archive is given; then
+/// `folder` stays empty.
+pub(super) fn unpack_context(received: &Path, name: &str, folder: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    // The copier that unpacks for ADD decides what an archive is, and copies what is none.
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(error);
-    let tree = Tree::local(stave::root::open_ambient_dir(received.path())?, Patterns::default());
-    let listing = list(&tree, &Selector::path(NAME)).map_err(|error| failed(&error))?;
+    let tree = Tree::local(stave::root::open_ambient_dir(received)?, Patterns::default());
+    let listing = list(&tree, &Selector::path(name)).map_err(|error| failed(&error))?;
     // Whoever owns a context's files, in the build they are root's.
     let spec = copy::Spec { owner: Some((0, 0)), unpack: true, ..copy::Spec::to("/") };
     let target = stave::root::open_ambient_dir(folder)?;
     copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
         .map_err(|error| failed(&error))?;
-    match stave::root::read(&target, NAME, DOCKERFILE_LIMIT) {
+    match stave::root::read(&target, name, DOCKERFILE_LIMIT) {
         Ok(bytes) => {
-            std::fs::remove_file(folder.join(NAME))?;
-            String::from_utf8(bytes)
-                .map(Some)
-                .map_err(|_| Failure::new("standard input is neither a tar archive nor a Dockerfile"))
+            std::fs::remove_file(folder.join(name))?;
+            Ok(Some(bytes))
         }
         Err(_) => Ok(None),
     }

@@ -5,12 +5,14 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use stave::engine::Layout;
 use stave::exporter::output::split_csv;
 use stave::parser::NamedContext;
 use stave::parser::ignore::ignore;
 use stave::reference::Reference;
 
 use super::dockerfile::ignore_file;
+use super::remote;
 use crate::failure::Failure;
 
 pub(super) fn split(text: &str) -> (String, String) {
@@ -28,7 +30,7 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> 
 }
 
 /// The last of equal names counts; one without a value has that of the environment, or none.
-pub(super) fn build_args(texts: &[String]) -> BTreeMap<String, Option<String>> {
+pub(in crate::commands) fn build_args(texts: &[String]) -> BTreeMap<String, Option<String>> {
     let mut args = BTreeMap::new();
     for text in texts {
         match text.split_once('=') {
@@ -49,14 +51,19 @@ pub(super) fn named_context(
     name: &str,
     value: &str,
     contexts: &mut BTreeMap<String, PathBuf>,
+    layouts: &mut BTreeMap<Reference, Layout>,
 ) -> Result<NamedContext, Failure> {
     if let Some(image) = value.strip_prefix("docker-image://") {
         return Ok(NamedContext::Image(Reference::parse(image)?));
     }
-    if value.contains("://") {
+    if let Some(named) = remote::named(name, value, layouts)? {
+        return Ok(named);
+    }
+    if let Some((scheme, _)) = value.split_once("://") {
         return Err(Failure::usage(format!(
-            "--build-context `{name}={value}`: only directories and docker-image:// are supported yet"
-        )));
+            "--build-context `{name}`: `{scheme}://` is no kind of build context"
+        ))
+        .hint("expected a directory, docker-image://, oci-layout://, http(s)://, a git repository or target:STAGE"));
     }
     let folder = PathBuf::from(value);
     if !folder.is_dir() {

@@ -1,0 +1,273 @@
+//! From layers to documents: the manifest of an image, and the index of several.
+
+use std::io::Write;
+
+use oci_spec::image::MediaType;
+use time::OffsetDateTime;
+
+use super::annotations::{Annotations, Level};
+use super::restamp::{Stamp, restamp};
+use super::{ExportError, Image, ImageLayer, LayerFormat, Source, layer_blob};
+use crate::digest::{BlobDigest, DiffId, Digest, Hasher, LayerIdentity};
+use crate::image::{
+    CONFIG_LIMIT, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest,
+    OCI_INDEX, OCI_MANIFEST,
+};
+use crate::platform::Platform;
+use crate::store::compress::{self, Compression};
+use crate::store::{Store, StoreError};
+
+/// How images are packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packing {
+    pub format: LayerFormat,
+    /// Docker's media types instead of OCI's, which have no word for zstd.
+    pub docker_types: bool,
+    pub annotations: Annotations,
+}
+
+impl Packing {
+    fn docker(&self) -> bool {
+        self.docker_types && !matches!(self.format.compression, Compression::Zstd { .. })
+    }
+}
+
+/// An image as a manifest and the blobs that it names.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    pub descriptor: Descriptor,
+    pub bytes: Vec<u8>,
+    pub config: Descriptor,
+    pub config_bytes: Vec<u8>,
+    pub layers: Vec<Descriptor>,
+}
+
+/// What a name can point at: one image, or an index of several.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// Of the index, or of the only image's manifest.
+    pub descriptor: Descriptor,
+    /// The index's bytes, if it is one.
+    pub index: Option<Vec<u8>>,
+    /// At least one; in an index those of all its entries, attestations among them.
+    pub images: Vec<Packed>,
+}
+
+impl From<Packed> for Package {
+    fn from(packed: Packed) -> Self {
+        Self { descriptor: packed.descriptor.clone(), index: None, images: vec![packed] }
+    }
+}
+
+/// Compresses what is not yet, and writes the manifest.
+///
+/// # Errors
+/// As [`layer_blob`].
+pub fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed, ExportError> {
+    let mut layers = image
+        .layers
+        .iter()
+        .map(|layer| layer_blob(store, layer, packing.format))
+        .collect::<Result<Vec<_>, _>>()?;
+    let docker = packing.docker();
+    let (config_type, manifest_type) = match docker {
+        false => (MediaType::ImageConfig, OCI_MANIFEST),
+        true => (MediaType::from("application/vnd.docker.container.image.v1+json"), DOCKER_MANIFEST),
+    };
+    for layer in layers.iter_mut().filter(|_| docker) {
+        layer.media_type = MediaType::from(match layer.media_type.to_string().ends_with("gzip") {
+            true => "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            false => "application/vnd.docker.image.rootfs.diff.tar",
+        });
+    }
+    let platform = image.config.platform();
+    let config = Descriptor::new(config_type, image.id.0, image.bytes.len() as u64);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MediaType::from(manifest_type)),
+        artifact_type: None,
+        config: config.clone(),
+        layers: layers.clone(),
+        subject: None,
+        annotations: packing.annotations.of(Level::Manifest, Some(&platform)),
+    };
+    let bytes = serde_json::to_vec(&manifest).expect("a manifest has no map with other keys than strings");
+    let mut descriptor =
+        Descriptor::new(MediaType::from(manifest_type), Digest::of(&bytes), bytes.len() as u64);
+    descriptor.platform = Some((&platform).into());
+    descriptor.annotations = packing.annotations.of(Level::ManifestDescriptor, Some(&platform));
+    Ok(Packed { descriptor, bytes, config, config_bytes: image.bytes.clone(), layers })
+}
+
+/// Packs images of several platforms, as an index if it is to be one.
+///
+/// # Errors
+/// As [`pack`], and for annotations that have no place.
+pub fn package(
+    store: &Store,
+    images: &[Image],
+    indexed: bool,
+    packing: &Packing,
+) -> Result<Package, ExportError> {
+    let platforms: Vec<Platform> = images.iter().map(|image| image.config.platform()).collect();
+    packing.annotations.check(&platforms, indexed)?;
+    let mut packed = images.iter().map(|image| pack(store, image, packing)).collect::<Result<Vec<_>, _>>()?;
+    if !indexed {
+        return Ok(packed.swap_remove(0).into());
+    }
+    let media_type = MediaType::from(if packing.docker() { DOCKER_LIST } else { OCI_INDEX });
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(media_type.clone()),
+        manifests: packed.iter().map(|packed| packed.descriptor.clone()).collect(),
+        annotations: packing.annotations.of(Level::Index, None),
+    };
+    let bytes = serde_json::to_vec(&index).expect("an index has no map with other keys than strings");
+    let mut descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
+    descriptor.annotations = packing.annotations.of(Level::IndexDescriptor, None);
+    Ok(Package { descriptor, index: Some(bytes), images: packed })
+}
+
+/// The manifest that an image of the store came with, if all that it names is here.
+///
+/// # Errors
+/// What the store gives.
+pub fn original(store: &Store, manifest: BlobDigest) -> Result<Option<Packed>, StoreError> {
+    let bytes = store.read_blob(manifest, MANIFEST_LIMIT)?;
+    let Document::Manifest(parsed) = Document::parse(&bytes, None)? else { return Ok(None) };
+    let here =
+        parsed.layers.iter().chain([&parsed.config]).all(|blob| store.has_blob(BlobDigest(blob.digest)));
+    if !here {
+        return Ok(None);
+    }
+    let media_type = parsed.media_type.unwrap_or(MediaType::ImageManifest);
+    let descriptor = Descriptor::new(media_type, manifest.0, bytes.len() as u64);
+    let config_bytes = store.read_blob(BlobDigest(parsed.config.digest), CONFIG_LIMIT)?;
+    Ok(Some(Packed { descriptor, bytes, config: parsed.config, config_bytes, layers: parsed.layers }))
+}
+
+/// An index of the store with all that it names.
+///
+/// # Errors
+/// [`ExportError::Incomplete`] if something of it is not here.
+pub fn original_package(store: &Store, index: BlobDigest) -> Result<Package, ExportError> {
+    let bytes = store.read_blob(index, MANIFEST_LIMIT)?;
+    let incomplete = |part: Digest| ExportError::Incomplete { index, part };
+    let Document::Index(parsed) = Document::parse(&bytes, None).map_err(StoreError::from)? else {
+        return Err(incomplete(index.0));
+    };
+    let mut images = Vec::with_capacity(parsed.manifests.len());
+    for entry in &parsed.manifests {
+        let found = match original(store, BlobDigest(entry.digest)) {
+            Ok(found) => found,
+            Err(StoreError::MissingBlob(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut packed = found.ok_or_else(|| incomplete(entry.digest))?;
+        packed.descriptor = entry.clone();
+        images.push(packed);
+    }
+    let media_type = parsed.media_type.unwrap_or_else(|| MediaType::from(OCI_INDEX));
+    let descriptor = Descriptor::new(media_type, index.0, bytes.len() as u64);
+    Ok(Package { descriptor, index: Some(bytes), images })
+}
+
+/// The same image with no file younger than `epoch` in its own layers; those of its base stay what
+/// they are. The new layers are blobs of the store, in this format.
+///
+/// # Errors
+/// What reading and writing layers give.
+pub fn restamped(
+    store: &Store,
+    image: &Image,
+    epoch: OffsetDateTime,
+    format: LayerFormat,
+) -> Result<Image, ExportError> {
+    let mut changed = image.clone();
+    for layer in changed.layers.iter_mut().skip(image.inherited) {
+        let diff_id = restamped_layer(store, layer, epoch.unix_timestamp(), format)?;
+        if diff_id != layer.diff_id {
+            *layer = ImageLayer { identity: LayerIdentity::of_diff(diff_id), diff_id, ..*layer };
+        }
+    }
+    changed.config.rootfs.diff_ids = changed.layers.iter().map(|layer| layer.diff_id).collect();
+    (changed.id, changed.bytes) = changed.config.to_bytes();
+    Ok(changed)
+}
+
+fn restamped_layer(
+    store: &Store,
+    layer: &ImageLayer,
+    epoch: i64,
+    format: LayerFormat,
+) -> Result<DiffId, ExportError> {
+    let lease = store.lease()?;
+    let source = Source::find(store, layer, &lease)?;
+    let mut writer = store.blob_writer()?;
+    let pipe = || std::io::pipe().map_err(ExportError::write("a pipe"));
+    let ((old_end, mut old), (new_end, new)) = (pipe()?, pipe()?);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let old_diff_id = layer.diff_id;
+    let failed = || ExportError::write("a layer with other times");
+    let diff_id = std::thread::scope(|scope| -> Result<DiffId, ExportError> {
+        let tar = scope.spawn(move || source.write(store, old_diff_id, &mut old));
+        let times = scope.spawn(move || {
+            let mut hashed = Hashed { hasher: Hasher::new(), inner: new };
+            let input = std::io::BufReader::with_capacity(256 << 10, old_end);
+            let mut out = std::io::BufWriter::with_capacity(256 << 10, &mut hashed);
+            restamp(input, &mut out, Stamp::AtMost(epoch))?;
+            out.flush()?;
+            drop(out);
+            std::io::Result::Ok(DiffId(hashed.hasher.finish()))
+        });
+        let packed = compress::compress(new_end, &mut writer, format.compression, threads);
+        // An error nearer to the layer is the cause of those after it.
+        tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let diff_id = times.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let diff_id = diff_id.map_err(failed())?;
+        packed.map_err(failed())?;
+        Ok(diff_id)
+    })?;
+    if diff_id != old_diff_id {
+        let (blob, size) = writer.commit(None)?;
+        store.remember_layer_blob(diff_id, &format.compression.version(), blob, size)?;
+    }
+    Ok(diff_id)
+}
+
+/// Hashes what goes by.
+struct Hashed<W> {
+    hasher: Hasher,
+    inner: W,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let length = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..length]);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Has the layers of an image here as directories too, which those of [`restamped`] are not.
+///
+/// # Errors
+/// What unpacking gives.
+pub fn unpack(
+    store: &Store,
+    image: &Image,
+    format: LayerFormat,
+    lease: &crate::store::Lease<'_>,
+) -> Result<(), ExportError> {
+    for layer in image.layers.iter().skip(image.inherited) {
+        if store.find_layers(&[layer.identity], lease)?.is_err() {
+            let blob = layer_blob(store, layer, format)?;
+            store.unpack_blob(BlobDigest(blob.digest), layer.diff_id, lease)?;
+        }
+    }
+    Ok(())
+}
