@@ -87,10 +87,11 @@ pub struct Image {
 }
 
 /// Puts an image together. Steps that changed the config alone count as made when the layer below
-/// them was, and the image as made when its last step was: the same build gives the same image,
-/// whenever it runs.
+/// them was, those before the first layer of their own as made with that, and the image as made when
+/// its last step was: the same build gives the same image, whenever it runs.
 pub fn assemble(mut config: ImageConfig, steps: Vec<Step>, inherited: usize) -> Image {
     let mut layers = Vec::new();
+    let first = steps.iter().filter_map(|step| step.layer).nth(inherited).and_then(|layer| layer.created);
     let mut last = None;
     let mut history = Vec::with_capacity(steps.len());
     for step in steps {
@@ -100,7 +101,8 @@ pub fn assemble(mut config: ImageConfig, steps: Vec<Step>, inherited: usize) -> 
             entry.empty_layer = false;
             layers.push(layer);
         } else {
-            entry.created = entry.created.or(last);
+            let own = layers.len() > inherited;
+            entry.created = entry.created.or(first.filter(|_| !own)).or(last);
             entry.empty_layer = true;
         }
         last = entry.created.or(last);
@@ -259,16 +261,23 @@ mod tests {
         };
         let steps = vec![
             Step { history: History { created: at(100), ..History::default() }, layer: layer(1, None) },
+            Step { history: History { created: at(110), ..History::default() }, layer: None },
             Step { history: History::default(), layer: None },
             Step { history: History::default(), layer: layer(2, at(300)) },
             Step { history: History::default(), layer: None },
+            Step { history: History::default(), layer: layer(3, at(400)) },
         ];
         let platform = Platform::parse("linux/amd64").unwrap();
-        let image = assemble(ImageConfig::scratch(&platform), steps, 0);
-        let created: Vec<_> = image.config.history.iter().map(|h| h.created).collect();
-        assert_eq!(created, [at(100), at(100), at(300), at(300)]);
-        assert_eq!(image.config.created, at(300));
-        assert_eq!(image.config.rootfs.diff_ids.len(), 2);
-        assert_eq!(image.config.history.iter().filter(|h| h.empty_layer).count(), 2);
+        let config = ImageConfig::scratch(&platform);
+        let image = assemble(config.clone(), steps.clone(), 1);
+        let created = |image: &Image| image.config.history.iter().map(|h| h.created).collect::<Vec<_>>();
+        // As with BuildKit, what stands before the first new layer is not as old as the base.
+        assert_eq!(created(&image), [at(100), at(110), at(300), at(300), at(300), at(400)]);
+        assert_eq!(image.config.created, at(400));
+        assert_eq!(image.config.rootfs.diff_ids.len(), 3);
+        assert_eq!(image.config.history.iter().filter(|h| h.empty_layer).count(), 3);
+        // Nor is it of no time at all where there is no base; without a layer of its own it is the base's.
+        assert_eq!(created(&assemble(config.clone(), steps[2..].to_vec(), 0))[0], at(300));
+        assert_eq!(created(&assemble(config, steps[..3].to_vec(), 1))[2], at(110));
     }
 }

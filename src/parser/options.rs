@@ -85,6 +85,8 @@ pub enum NamedContext {
         excludes: Vec<String>,
     },
     Image(Reference),
+    /// Nothing at all (`docker-image://scratch`).
+    Scratch,
     /// A repository or a file that is fetched.
     Remote {
         name: String,

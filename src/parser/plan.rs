@@ -275,6 +275,7 @@ impl<'a> Plan<'a> {
             NamedContext::Local { name, excludes } => {
                 Ok(StageBase::Local { name: name.clone(), excludes: excludes.clone() })
             }
+            NamedContext::Scratch => Ok(StageBase::Scratch),
             NamedContext::Image(reference) => Ok(StageBase::Image(reference.clone())),
             NamedContext::Remote { name, source } => {
                 Ok(StageBase::Remote { name: name.clone(), source: source.clone() })

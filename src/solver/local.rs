@@ -34,8 +34,14 @@ impl Local {
             true => StatCache::off(),
             false => StatCache::load(&file, std::os::fd::AsFd::as_fd(&handle), now),
         };
-        let patterns = Patterns::parse(excludes).map_err(|error| Cause::Content(error.into()))?;
-        Ok(Self { tree: Tree::local(handle, patterns), remembered, _folder: None })
+        // What an archive says of its files is kept; the person's own files are root's.
+        let tree = if passing {
+            Tree::snapshot(handle)
+        } else {
+            let patterns = Patterns::parse(excludes).map_err(|error| Cause::Content(error.into()))?;
+            Tree::local(handle, patterns)
+        };
+        Ok(Self { tree, remembered, _folder: None })
     }
 
     /// The directory `path` of the tree `top` in a folder of our own. Links on the way are followed

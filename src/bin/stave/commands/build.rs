@@ -27,8 +27,8 @@ mod remote;
 mod values;
 
 use deliver::deliver;
-pub(super) use dockerfile::{DOCKERFILE_LIMIT, ignore_file, read_dockerfile};
-use dockerfile::{archived_files, read_context};
+pub(super) use dockerfile::{DOCKERFILE_LIMIT, ignore_file, in_any_case, read_dockerfile};
+use dockerfile::{archived_dockerfile, read_context};
 pub(super) use values::build_args;
 pub use values::extra_host;
 use values::{named_context, pair, secret, split};
@@ -230,7 +230,7 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
     let is_local = fetched.is_none() && !from_stdin(&args.path);
     let (remote_context, in_context) =
         fetched.map_or((None, None), |fetched| (fetched.source, fetched.dockerfile));
-    // As with BuildKit, ignore files leave nothing out of what is fetched.
+    // As with BuildKit, ignore files leave nothing out of what is fetched or came as an archive.
     let own_ignore_file = |file: Option<&Path>| match is_local {
         true => ignore_file(&folder, file),
         false => Ok(None),
@@ -246,14 +246,13 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
             let dockerfile = elsewhere.or(in_context).expect("one of them is there");
             (dockerfile, own_ignore_file(None)?)
         }
-        (file, None) if from_stdin(&args.path) => archived_files(&folder, file.as_deref())?,
+        (file, None) if from_stdin(&args.path) => (archived_dockerfile(&folder, file.as_deref())?, None),
         (Some(file), _) => {
-            (read_dockerfile(file, Some(&folder.join(file)))?, ignore_file(&folder, Some(file))?)
+            let found = in_any_case(file.clone());
+            (read_dockerfile(&found, Some(&folder.join(file)))?, ignore_file(&folder, Some(&found))?)
         }
         (None, None) => {
-            let upper = folder.join("Dockerfile");
-            let lower = folder.join("dockerfile");
-            let file = if !upper.exists() && lower.exists() { lower } else { upper };
+            let file = in_any_case(folder.join("Dockerfile"));
             (read_dockerfile(&file, None)?, ignore_file(&folder, Some(&file))?)
         }
     };

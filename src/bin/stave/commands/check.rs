@@ -11,7 +11,7 @@ use stave::parser::lint::{self, Config, Names, RULES};
 use stave::platform::Platform;
 use stave::store::Store;
 
-use super::build::{DOCKERFILE_LIMIT, build_args, ignore_file, read_dockerfile};
+use super::build::{DOCKERFILE_LIMIT, build_args, ignore_file, in_any_case, read_dockerfile};
 use super::context::Context;
 use crate::ambient;
 use crate::failure::Failure;
@@ -92,12 +92,8 @@ fn files(args: &Args) -> Result<(SourceText, Option<SourceText>), Failure> {
             let folder = args.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             (folder.unwrap_or(Path::new(".")).to_owned(), args.path.clone())
         }
-        (Some(file), _) => (args.path.clone(), file.clone()),
-        (None, false) => {
-            let (upper, lower) = (args.path.join("Dockerfile"), args.path.join("dockerfile"));
-            let file = if !upper.exists() && lower.exists() { lower } else { upper };
-            (args.path.clone(), file)
-        }
+        (Some(file), _) => (args.path.clone(), in_any_case(file.clone())),
+        (None, false) => (args.path.clone(), in_any_case(args.path.join("Dockerfile"))),
     };
     let inside = args.file.as_ref().map(|file| folder.join(file));
     Ok((read_dockerfile(&file, inside.as_deref())?, ignore_file(&folder, Some(&file))?))

@@ -32,14 +32,24 @@ pub(super) fn unreadable(file: &Path, inside: Option<&Path>, error: &std::io::Er
     }
 }
 
+/// The text of a Dockerfile or an ignore file. Comments may be in any encoding, as BuildKit never looks at
+/// them; what they lose is lost to nobody. With here-documents a line may only look like a comment.
 pub(super) fn text_of(file: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
-    String::from_utf8(bytes).map_err(|error| {
-        Failure::new(format!(
-            "the Dockerfile `{}` is not UTF-8 at byte {}",
-            file.display(),
-            error.utf8_error().valid_up_to()
-        ))
-    })
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(text),
+        Err(error) => error,
+    };
+    let at = error.utf8_error().valid_up_to();
+    let bytes = error.into_bytes();
+    let is_comment = |line: &[u8]| line.trim_ascii_start().starts_with(b"#");
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let has_documents = bytes.windows(2).any(|pair| pair == b"<<");
+    if !has_documents && lines.all(|line| is_comment(line) || std::str::from_utf8(line).is_ok()) {
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    Err(Failure::new(format!("`{}` is not UTF-8: line {line} has other bytes", file.display()))
+        .hint("save the file as UTF-8"))
 }
 
 pub(in crate::commands) fn read_dockerfile(
@@ -59,21 +69,11 @@ pub(in crate::commands) fn read_dockerfile(
     Ok(SourceText::new(file.display().to_string(), text_of(file, bytes)?))
 }
 
-/// The Dockerfile of a context that came as an archive, and its `.dockerignore`.
-pub(super) fn archived_files(
-    folder: &Path,
-    file: Option<&Path>,
-) -> Result<(SourceText, Option<SourceText>), Failure> {
-    let dockerfile = archived_dockerfile(folder, file)?;
-    let root = stave::root::open_ambient_dir(folder)?;
-    let own = format!("{}.dockerignore", dockerfile.name());
-    for name in [own.as_str(), ".dockerignore"] {
-        if let Ok(bytes) = stave::root::read(&root, name, DOCKERFILE_LIMIT) {
-            let text = text_of(Path::new(name), bytes)?;
-            return Ok((dockerfile, Some(SourceText::new(name, text))));
-        }
-    }
-    Ok((dockerfile, None))
+/// `dockerfile` in the place of a `Dockerfile` that is not there.
+pub(in crate::commands) fn in_any_case(file: PathBuf) -> PathBuf {
+    let lower = file.with_file_name("dockerfile");
+    let stands_in = file.file_name().is_some_and(|name| name == "Dockerfile") && !file.exists();
+    if stands_in && lower.exists() { lower } else { file }
 }
 
 /// The Dockerfile of a context that came as an archive. Whoever made that may have put links there: they
@@ -111,9 +111,9 @@ pub(in crate::commands) fn ignore_file(
     candidates.push(context.join(".dockerignore"));
     for file in candidates {
         if file.is_file() {
-            let text = std::fs::read_to_string(&file)
+            let bytes = std::fs::read(&file)
                 .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
-            return Ok(Some(SourceText::new(file.display().to_string(), text)));
+            return Ok(Some(SourceText::new(file.display().to_string(), text_of(&file, bytes)?)));
         }
     }
     Ok(None)
@@ -142,11 +142,17 @@ pub(super) fn unpack_context(received: &Path, name: &str, folder: &Path) -> Resu
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(error);
     let tree = Tree::local(stave::root::open_ambient_dir(received)?, Patterns::default());
     let listing = list(&tree, &Selector::path(name)).map_err(|error| failed(&error))?;
-    // Whoever owns a context's files, in the build they are root's.
-    let spec = copy::Spec { owner: Some((0, 0)), unpack: true, ..copy::Spec::to("/") };
     let target = stave::root::open_ambient_dir(folder)?;
-    copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
-        .map_err(|error| failed(&error))?;
+    let unpack = |owner| {
+        let spec = copy::Spec { owner, unpack: true, ..copy::Spec::to("/") };
+        copy::copy(copy::Source::Tree { tree: &tree, listing: &listing }, target.as_fd(), &spec)
+    };
+    // Owners are kept where this user has the ids for them; otherwise all is root's.
+    match unpack(None) {
+        Err(copy::CopyError::UnmappedOwner { .. }) => unpack(Some((0, 0))),
+        other => other,
+    }
+    .map_err(|error| failed(&error))?;
     match stave::root::read(&target, name, DOCKERFILE_LIMIT) {
         Ok(bytes) => {
             std::fs::remove_file(folder.join(name))?;

@@ -53,6 +53,9 @@ pub(super) fn named_context(
     contexts: &mut BTreeMap<String, PathBuf>,
     layouts: &mut BTreeMap<Reference, Layout>,
 ) -> Result<NamedContext, Failure> {
+    if value == "docker-image://scratch" {
+        return Ok(NamedContext::Scratch);
+    }
     if let Some(image) = value.strip_prefix("docker-image://") {
         return Ok(NamedContext::Image(Reference::parse(image)?));
     }
