@@ -44,6 +44,13 @@ impl Descriptor {
         Self { media_type, digest, size, platform: None, annotations: None, artifact_type: None }
     }
 
+    /// Whether an entry of an index says something about another entry, and is no image: it is for no
+    /// platform, or names what it is about. One that states no platform at all is an image.
+    pub fn is_attestation(&self) -> bool {
+        let nowhere = self.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
+        nowhere || self.annotation("vnd.docker.reference.type").is_some()
+    }
+
     /// The annotation of this name.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name).map(String::as_str)
@@ -233,7 +240,16 @@ pub struct ImageConfig {
     pub variant: Option<String>,
     #[serde(default)]
     pub os: String,
-    #[serde(default)]
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    #[serde(
+        default,
+        rename = "os.features",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
+    pub os_features: Vec<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
     pub config: ContainerConfig,
     #[serde(default)]
     pub rootfs: RootFs,
@@ -250,6 +266,8 @@ impl ImageConfig {
             architecture: platform.architecture().to_owned(),
             variant: platform.variant().map(str::to_owned),
             os: platform.os().to_owned(),
+            os_version: None,
+            os_features: Vec::new(),
             config: ContainerConfig::default(),
             rootfs: RootFs::default(),
             history: Vec::new(),
@@ -279,9 +297,9 @@ pub struct ContainerConfig {
     /// `NAME=value` each, in the order of their first setting.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub env: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "lists_nothing")]
     pub entrypoint: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "lists_nothing")]
     pub cmd: Option<Vec<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub volumes: BTreeMap<String, Empty>,
@@ -297,15 +315,26 @@ pub struct ContainerConfig {
     pub healthcheck: Option<Healthcheck>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub on_build: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "lists_nothing")]
     pub shell: Option<Vec<String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
 }
 
-/// `{}`: the value of maps that are sets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// An empty list and none are the same, and written the same way: not at all.
+fn lists_nothing(list: &Option<Vec<String>>) -> bool {
+    list.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// `{}`: the value of maps that are sets. Some tools write `null`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Empty {}
+
+impl<'de> Deserialize<'de> for Empty {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self {})
+    }
+}
 
 /// HEALTHCHECK. Times are nanoseconds; zero means inherited or default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,6 +406,24 @@ mod tests {
 
     fn descriptor(kind: &str) -> String {
         format!(r#"{{"mediaType":"{kind}","digest":"sha256:{HEX}","size":0}}"#)
+    }
+
+    #[test]
+    fn configs_as_other_tools_write_them() {
+        let text = r#"{"architecture":"amd64","os":"linux","os.version":"1.2","os.features":["f"],
+            "config":{"Cmd":[],"Entrypoint":[],"Shell":[],"ExposedPorts":{"80/tcp":null},"Volumes":{"/a":{}},
+            "Env":null},"rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        let written = String::from_utf8(config.to_bytes().1).unwrap();
+        for kept in [r#""os.version":"1.2""#, r#""os.features":["f"]"#, r#""80/tcp":{}"#, r#""/a":{}"#] {
+            assert!(written.contains(kept), "{kept}: {written}");
+        }
+        for gone in ["Cmd", "Entrypoint", "Shell", "null"] {
+            assert!(!written.contains(gone), "{gone}: {written}");
+        }
+        let empty: ImageConfig =
+            serde_json::from_str(r#"{"config":null,"rootfs":{"type":"layers"}}"#).unwrap();
+        assert_eq!(empty.config, ContainerConfig::default());
     }
 
     #[test]

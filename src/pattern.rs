@@ -27,10 +27,16 @@ pub enum PatternError {
     LoneNegation,
     #[error("the pattern is longer than {0} bytes")]
     TooLong(usize),
+    #[error("more than {0} patterns need regular expressions")]
+    TooManyExpressions(usize),
 }
 
 /// The longest pattern: Linux has no longer path.
 const LONGEST: usize = 4096;
+
+/// How many patterns of one list may be read as regular expressions, which take memory: more than
+/// anybody writes.
+const EXPRESSIONS: usize = 1000;
 
 /// An ordered list of patterns as moby's patternmatcher reads them (github.com/moby/patternmatcher).
 #[derive(Debug, Clone, Default)]
@@ -70,7 +76,8 @@ impl Patterns {
     /// # Errors
     /// [`PatternError`] for the first that is none.
     pub fn parse<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self, PatternError> {
-        let mut patterns = Vec::new();
+        let mut patterns: Vec<Pattern> = Vec::new();
+        let mut expressions = 0;
         for text in texts {
             let text = text.as_ref().trim();
             if text.is_empty() {
@@ -87,10 +94,30 @@ impl Patterns {
                 None => (false, cleaned.as_str()),
             };
             let form = Form::compile(pattern).ok_or_else(|| PatternError::Malformed(text.to_owned()))?;
+            expressions += usize::from(matches!(form, Form::Regular(_)));
+            if expressions > EXPRESSIONS {
+                return Err(PatternError::TooManyExpressions(EXPRESSIONS));
+            }
             patterns.push(Pattern { text: text.to_owned(), negated, form });
         }
         let negations = patterns.iter().any(|pattern| pattern.negated);
         Ok(Self { patterns, negations })
+    }
+
+    /// Whether a single text is a pattern: as [`Patterns::parse`] of it, and cheap.
+    ///
+    /// # Errors
+    /// [`PatternError`].
+    pub fn check(text: &str) -> Result<(), PatternError> {
+        let text = text.trim();
+        if text.len() > LONGEST {
+            return Err(PatternError::TooLong(LONGEST));
+        }
+        let cleaned = clean(text);
+        let pattern = cleaned.strip_prefix('!').unwrap_or(&cleaned);
+        let is_well =
+            glob::is_well_formed(pattern) && (!regular::is_odd(pattern) || regular::is_expression(pattern));
+        if is_well { Ok(()) } else { Err(PatternError::Malformed(text.to_owned())) }
     }
 
     /// Whether there are none.

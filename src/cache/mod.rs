@@ -40,7 +40,7 @@ impl KeyBuilder {
     /// The key of this operation over nothing yet.
     pub fn new(op: Digest) -> Self {
         let mut hasher = Hasher::new();
-        hasher.field(b"stave action 1");
+        hasher.field(b"stave action 2");
         hasher.update(op.as_bytes());
         Self { hasher, inputs: Inputs::from([("operation".to_owned(), op.hex())]) }
     }

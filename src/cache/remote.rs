@@ -60,8 +60,8 @@ pub enum Mode {
 pub enum CacheSpecError {
     #[error("`{0}` is no `NAME=VALUE` pair of a cache")]
     Pair(String),
-    #[error("`{0}` has no type: say `type=`, one of {TYPES}")]
-    NoType(String),
+    #[error("a cache has a type: say `type=`, one of {TYPES}")]
+    NoType,
     #[error("unknown cache type `{0}`: expected {TYPES}")]
     Type(String),
     #[error(
@@ -224,7 +224,7 @@ impl Fields {
             fields.insert(name.trim().to_lowercase(), value.to_owned());
         }
         let name = fields.remove("type").filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| CacheSpecError::NoType(text.to_owned()))?;
+        let name = name.ok_or(CacheSpecError::NoType)?;
         match KINDS.iter().find(|(known, _)| *known == name) {
             Some((_, kind)) => Ok((*kind, Self(fields))),
             None => Err(CacheSpecError::Type(name)),
@@ -353,7 +353,7 @@ mod tests {
             ("type=local", "needs `dest"),
             ("type=s3,region=eu", "needs `bucket"),
             ("type=magic", "magic"),
-            ("ref=a/b", "no type"),
+            ("ref=a/b", "has a type"),
             ("type=inline,mode=max", "no attribute `mode`"),
             ("type=registry,ref=a/b,mode=all", "min or max"),
             ("type=registry,ref=a/b,colour=red", "colour"),

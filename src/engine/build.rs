@@ -139,7 +139,9 @@ impl<'a> Engine<'a> {
             .read(&format!("load build definition from {}", request.dockerfile.name()), || {
                 parser::parse(&request.dockerfile)
             })
-            .inspect_err(|_| drop(self.tell_findings(request, &request.options, &BTreeMap::new())))?;
+            .inspect_err(|_| {
+                drop(self.tell_findings(request, &request.options, &BTreeMap::new(), &mut Vec::new()))
+            })?;
         if let Some(ignore) = &request.ignore {
             excluded =
                 self.read("load .dockerignore", || parser::ignore::ignore(ignore).map_err(|one| vec![one]))?;
@@ -152,10 +154,12 @@ impl<'a> Engine<'a> {
         let mut all: Vec<Lowered> = Vec::with_capacity(platforms.len());
         let mut found = BTreeMap::new();
         let mut warnings: Vec<Diagnostic> = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut violation, mut told) = (None, None, Vec::new());
         for platform in platforms {
             options.platform = platform;
             let lowered = self.lower(&dockerfile, &options, &mut found, &remotes, request.pull, &lease);
+            let report = self.tell_findings(request, &options, &found, &mut told);
+            violation = violation.or_else(|| report.failure());
             let mut lowered = match lowered {
                 Ok(lowered) => lowered,
                 Err(error) => {
@@ -171,12 +175,11 @@ impl<'a> Engine<'a> {
             }
             all.push(lowered);
         }
-        let report = self.tell_findings(request, &options, &found);
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Some(failure) = report.failure() {
-            return Err(BuildError::Findings(vec![failure]));
+        if let Some(violation) = violation {
+            return Err(BuildError::Findings(vec![violation]));
         }
         for unused in all.first().iter().flat_map(|lowered| &lowered.unused_build_args) {
             let advice = unused.near.as_ref().map(|near| format!(": did you mean `{near}`?"));
@@ -323,11 +326,12 @@ impl<'a> Engine<'a> {
             .filter_map(|listed| Some(listed.name?.familiar()))
             .collect();
         // The name stands where a stage's could, and is more often a misspelt stage than an image.
-        let written = &source.text()[need.span.start.min(source.text().len())..];
-        let written = written.split_whitespace().find(|word| {
-            !word.starts_with("--")
-                && !matches!(word.to_ascii_uppercase().as_str(), "FROM" | "COPY" | "RUN" | "ADD")
-        });
+        let written = source.text().get(need.span.start..need.span.end).unwrap_or_default();
+        // In quotes the span is that of a mount as a whole.
+        let written = match written.split_once("from=") {
+            Some((_, from)) => from.split([',', '"', '\'']).next(),
+            None => written.split_whitespace().next(),
+        };
         let stages =
             stages.iter().filter_map(|stage| stage.base.name.as_ref()).map(|name| name.text.as_str());
         if let Some(stage) = written.and_then(|written| nearest(written, stages)) {

@@ -1,10 +1,11 @@
 //! Files of images without the images: a folder, or a tar. Several platforms lie side by side, each
 //! in a folder of its own, or in one if none of them has what another has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
@@ -32,8 +33,29 @@ impl Engine<'_> {
     /// [`ExportError::Clash`] if two images that are not split have one file, and what reading the
     /// layers and writing give.
     pub fn export_folder(&self, images: &[Image], files: Files, folder: &Path) -> Result<(), ExportError> {
+        self.export_folder_listed(images, files, folder).map(drop)
+    }
+
+    /// The same, and what is there for it, with the folders above it.
+    fn export_folder_listed(
+        &self,
+        images: &[Image],
+        files: Files,
+        folder: &Path,
+    ) -> Result<HashSet<PathBuf>, ExportError> {
         let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         self.fill(images, files, folder, Some(owner))
+    }
+
+    /// As [`Engine::export_folder`]; whatever else is in the folder goes.
+    ///
+    /// # Errors
+    /// As [`Engine::export_folder`], and what removing gives.
+    pub fn mirror_folder(&self, images: &[Image], files: Files, folder: &Path) -> Result<(), ExportError> {
+        let kept = self.export_folder_listed(images, files, folder)?;
+        let failed = || ExportError::write(format!("`{}`", folder.display()));
+        let target = crate::root::open_ambient_dir(folder).map_err(failed())?;
+        remove_others(&target, Path::new(""), &kept).map_err(failed())
     }
 
     /// Writes the files of images as a tar, owners and modes as in the images.
@@ -81,7 +103,7 @@ impl Engine<'_> {
         files: Files,
         folder: &Path,
         owner: Option<(u32, u32)>,
-    ) -> Result<(), ExportError> {
+    ) -> Result<HashSet<PathBuf>, ExportError> {
         // Dropped after the trees, whose mounts need it.
         let mut held = Vec::with_capacity(images.len());
         let mut trees: Vec<(Platform, Tree, Listing)> = Vec::with_capacity(images.len());
@@ -97,9 +119,13 @@ impl Engine<'_> {
         if !files.split && trees.len() > 1 {
             check_clashes(&trees)?;
         }
+        let mut filled = HashSet::new();
         for (platform, tree, listing) in &trees {
-            let name = platform.to_string().replace('/', "_");
-            let folder = if files.split { folder.join(name) } else { folder.to_owned() };
+            let name = if files.split { platform.to_string().replace('/', "_") } else { String::new() };
+            let folder = if files.split { folder.join(&name) } else { folder.to_owned() };
+            let entries = listing.roots.iter().flat_map(|root| &root.entries);
+            filled.extend(entries.map(|entry| Path::new(&name).join(&entry.path)));
+            filled.insert(PathBuf::from(name));
             let failed = || ExportError::write(format!("`{}`", folder.display()));
             std::fs::create_dir_all(&folder).map_err(failed())?;
             let target = crate::root::open_ambient_dir(&folder).map_err(failed())?;
@@ -107,8 +133,35 @@ impl Engine<'_> {
             copy::copy(copy::Source::Tree { tree, listing }, target.as_fd(), &spec)
                 .map_err(|error| failed()(std::io::Error::other(chain(&error))))?;
         }
-        Ok(())
+        Ok(filled)
     }
+}
+
+/// Removes everything below `folder` that is not among `kept`. No link is followed: one that was there
+/// and is not kept goes itself.
+fn remove_others(folder: &OwnedFd, path: &Path, kept: &HashSet<PathBuf>) -> std::io::Result<()> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let name = std::ffi::OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let path = path.join(&name);
+        if !kept.contains(&path) {
+            crate::root::remove_all(folder, &name)?;
+            continue;
+        }
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        match crate::root::open_no_links(folder, &name, flags, rustix::fs::Mode::empty()) {
+            Ok(inner) => remove_others(&inner, &path, kept)?,
+            // What is kept and is no directory has nothing below it.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Refuses files that two of the trees have; directories may be in both.

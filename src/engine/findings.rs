@@ -58,8 +58,15 @@ fn finding(request: &BuildRequest, excluded: &[IgnorePattern], error: &SolveErro
     {
         finding = finding.hint(hint);
     }
-    if let Cause::Content(ContentError::NotFound { near: Some(near), .. }) = &error.cause {
-        finding = finding.hint(format!("did you mean `{near}`?"));
+    if let Cause::Content(ContentError::NotFound { near, .. }) = &error.cause {
+        let place = finding.labels.first().map(|label| label.0).zip(error.span);
+        if let Some(near) = near {
+            finding = finding.hint(format!("did you mean `{near}`?"));
+        } else if let Some((word, line)) = place
+            && let Some(hint) = outside(&request.dockerfile, word, line)
+        {
+            finding = finding.hint(hint);
+        }
     }
     if let (Cause::Content(ContentError::Ignored { pattern, .. }), Some(ignore)) =
         (&error.cause, &request.ignore)
@@ -73,6 +80,24 @@ fn finding(request: &BuildRequest, excluded: &[IgnorePattern], error: &SolveErro
     finding
 }
 
+/// What to say of a source that is written as if it could be outside the context: nothing is.
+fn outside(source: &SourceText, word: Span, line: Span) -> Option<&'static str> {
+    let text = |span: Span| source.text().get(span.start..span.end);
+    // What stages and images have begins at their root.
+    if word == line || text(line)?.contains("from=") {
+        return None;
+    }
+    match text(word)? {
+        word if word.split('/').any(|part| part == "..") => {
+            Some("`..` does not lead out of the build context: give a larger one, or `--build-context`")
+        }
+        word if word.starts_with('/') => {
+            Some("sources are paths in the build context, with or without a `/` before them")
+        }
+        _ => None,
+    }
+}
+
 /// The word of an instruction that names the path in question, if one does as it is written.
 fn word_of(source: &SourceText, span: Span, cause: &ContentError) -> Option<Span> {
     let (ContentError::NotFound { path, .. }
@@ -81,7 +106,18 @@ fn word_of(source: &SourceText, span: Span, cause: &ContentError) -> Option<Span
     else {
         return None;
     };
-    let clean = |text: &str| text.trim_start_matches("./").trim_matches('/').to_owned();
+    // As the copier reads them: `..` leads no higher than the root.
+    let clean = |text: &str| {
+        let mut parts = Vec::new();
+        for part in text.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        parts.join("/")
+    };
     let wanted = clean(path);
     let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | ',' | '[' | ']' | '=');
     let text = source.text().get(span.start..span.end)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::diagnostic::SourceText;
-use crate::parser::lint::{self, Config, Input, Report, Scope};
+use crate::parser::lint::{self, Config, Finding, Input, Report, Scope};
 use crate::parser::{BuildOptions, ImageNeed, ResolvedImage};
 use crate::platform::Platform;
 use crate::progress;
@@ -50,20 +50,27 @@ pub fn check(request: &CheckRequest, store: Option<&Store>) -> Report {
     }
 }
 
-/// The image of this name as it is here, for whatever platform: one for another is a finding.
+/// The image that a build would take from here: one for the platform, or the one that a registry gave
+/// when it was asked for that platform, which may say of itself that it is for another. Of an image that
+/// is here for another platform only a registry can tell more, so it counts as not known.
 fn stored(store: &Store, need: &ImageNeed) -> Option<ResolvedImage> {
-    let image = store.image_named(&need.reference).ok()??;
-    let (config, _) = store.image_config(image.id).ok()?;
-    Some(ResolvedImage { id: image.id, config, reference: need.reference.clone() })
+    let named = store.image_named_for(&need.reference, &need.platform).ok()?;
+    let id = match named.filter(|image| image.platform.serves(&need.platform)) {
+        Some(image) => image.id,
+        None => store.pinned(&need.reference, &need.platform).ok()??.0,
+    };
+    let (config, _) = store.image_config(id).ok()?;
+    Some(ResolvedImage { id, config, reference: need.reference.clone() })
 }
 
 impl Engine<'_> {
-    /// Runs the rules of a build, and tells what they find.
+    /// Runs the rules of a build for one platform, and tells what they find but found for no other.
     pub(super) fn tell_findings(
         &self,
         request: &BuildRequest,
         options: &BuildOptions,
         images: &BTreeMap<(Reference, Platform), ResolvedImage>,
+        told: &mut Vec<Finding>,
     ) -> Report {
         let report = lint::check(&Input {
             dockerfile: &request.dockerfile,
@@ -74,6 +81,10 @@ impl Engine<'_> {
             extra: &Config::default(),
         });
         for finding in &report.findings {
+            if told.contains(finding) {
+                continue;
+            }
+            told.push(finding.clone());
             self.progress.finding(progress::Finding {
                 rule: finding.rule.name.to_owned(),
                 message: finding.message.clone(),

@@ -48,12 +48,12 @@ impl Engine<'_> {
                 return Err(PullError::Nested { reference: reference.familiar() });
             };
             let digest = self.store.put_blob(&fetched.bytes)?;
-            match entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown") {
-                true => {
+            match entry.is_attestation() {
+                false => {
                     let image = self.fetch_member(&remotes, &at, &manifest, digest, &lease)?;
                     members.push((image, digest));
                 }
-                false => self.fetch_blobs(&at, &manifest)?,
+                true => self.fetch_blobs(&at, &manifest)?,
             }
         }
         let digest = self.store.put_blob(&fetched.bytes)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::image::MediaType;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use super::{ExportError, Package, Packed, copy_blob};
 use crate::digest::BlobDigest;
-use crate::image::{Descriptor, Index, OCI_INDEX};
+use crate::image::{Descriptor, Document, Index, MANIFEST_LIMIT, OCI_INDEX};
 use crate::reference::Reference;
 use crate::store::Store;
 
@@ -28,7 +29,9 @@ pub struct Entry<'a> {
 
 /// The members of a layout, in order.
 struct Members<'a> {
-    documents: Vec<(&'static str, Vec<u8>)>,
+    index: Index,
+    /// Docker's list of images, if it is wanted.
+    list: Option<Vec<serde_json::Value>>,
     inline: BTreeMap<BlobDigest, &'a [u8]>,
     stored: BTreeSet<(BlobDigest, u64)>,
 }
@@ -43,9 +46,9 @@ fn members<'a>(entries: &[Entry<'a>], docker: bool) -> Members<'a> {
             let mut descriptor = entry.package.descriptor.clone();
             if let Some(name) = name {
                 let mut annotations = descriptor.annotations.take().unwrap_or_default();
-                annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+                annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
                 if let Some(tag) = name.tag() {
-                    annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+                    annotations.insert(REF_NAME.to_owned(), tag.to_owned());
                 }
                 descriptor.annotations = Some(annotations);
             }
@@ -82,14 +85,52 @@ fn members<'a>(entries: &[Entry<'a>], docker: bool) -> Members<'a> {
         manifests,
         annotations: None,
     };
-    let mut documents = vec![
-        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
-        ("index.json", serde_json::to_vec(&index).expect("an index is JSON")),
-    ];
-    if docker {
-        documents.push(("manifest.json", serde_json::to_vec(&list).expect("a list is JSON")));
+    Members { index, list: docker.then_some(list), inline, stored }
+}
+
+impl Members<'_> {
+    fn documents(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut documents = vec![
+            ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("index.json", serde_json::to_vec(&self.index).expect("an index is JSON")),
+        ];
+        if let Some(list) = &self.list {
+            documents.push(("manifest.json", serde_json::to_vec(list).expect("a list is JSON")));
+        }
+        documents
     }
-    Members { documents, inline, stored }
+}
+
+const IMAGE_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// What an entry of a layout's index is called.
+fn name_of(entry: &Descriptor) -> (Option<&str>, Option<&str>) {
+    let annotation = |key: &str| entry.annotations.as_ref()?.get(key).map(String::as_str);
+    (annotation(IMAGE_NAME), annotation(REF_NAME))
+}
+
+/// Puts what the folder's index names before what `index` names, unless that bears the same name.
+fn add_to(index: &mut Index, handle: &OwnedFd, folder: &Path) -> Result<(), ExportError> {
+    for entry in &mut index.manifests {
+        if name_of(entry) == (None, None) {
+            let annotations = entry.annotations.get_or_insert_default();
+            annotations.insert(REF_NAME.to_owned(), "latest".to_owned());
+        }
+    }
+    let broken = || ExportError::Layout { folder: folder.to_owned() };
+    let there = match crate::root::read(handle, "index.json", MANIFEST_LIMIT) {
+        Ok(bytes) if bytes.is_empty() => return Ok(()),
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => return Err(broken()),
+    };
+    let Ok(Document::Index(mut there)) = Document::parse(&there, None) else { return Err(broken()) };
+    there.manifests.retain(|old| index.manifests.iter().all(|new| name_of(new) != name_of(old)));
+    there.manifests.append(&mut index.manifests);
+    index.manifests = there.manifests;
+    index.annotations = there.annotations;
+    Ok(())
 }
 
 /// Writes a layout as a tar; `docker` adds what `docker load` reads.
@@ -119,7 +160,7 @@ pub fn write_tar(
         }
         pad(&mut out, size).map_err(failed())?;
     }
-    for (name, bytes) in &members.documents {
+    for (name, bytes) in &members.documents() {
         header(&mut out, name, bytes.len() as u64, tar::EntryType::Regular, 0o644).map_err(failed())?;
         out.write_all(bytes).map_err(failed())?;
         pad(&mut out, bytes.len() as u64).map_err(failed())?;
@@ -128,20 +169,26 @@ pub fn write_tar(
     out.flush().map_err(failed())
 }
 
-/// Writes a layout into a folder, adding to what is there.
+/// Writes a layout into a folder, adding to what is there: images of the layout stay in its index, but for
+/// those whose names are taken. An image without a name is the `latest` one.
 ///
 /// # Errors
-/// As [`write_tar`].
+/// As [`write_tar`], and [`ExportError::Layout`] for a folder whose index is none.
 pub fn write_folder(
     store: &Store,
     entries: &[Entry<'_>],
     docker: bool,
     folder: &Path,
 ) -> Result<(), ExportError> {
-    let members = members(entries, docker);
+    let mut members = members(entries, docker);
     let failed = |path: &Path| ExportError::write(format!("`{}`", path.display()));
     let blobs = folder.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).map_err(failed(&blobs))?;
+    // Two builds may add to one layout at a time; the lock goes with the handle.
+    let handle = crate::root::open_ambient_dir(folder).map_err(failed(folder))?;
+    rustix::fs::flock(&handle, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|error| failed(folder)(error.into()))?;
+    add_to(&mut members.index, &handle, folder)?;
     let write = |path: &Path, fill: &dyn Fn(&mut dyn Write) -> Result<(), ExportError>| {
         let parent = path.parent().unwrap_or(folder);
         let mut file = tempfile::Builder::new()
@@ -156,7 +203,8 @@ pub fn write_folder(
         write(&blobs.join(digest.0.hex()), &|out| copy_blob(store, *digest, out))?;
     }
     let inline = members.inline.iter().map(|(digest, bytes)| (blobs.join(digest.0.hex()), *bytes));
-    let documents = members.documents.iter().map(|(name, bytes)| (folder.join(name), bytes.as_slice()));
+    let documents = members.documents();
+    let documents = documents.iter().map(|(name, bytes)| (folder.join(name), bytes.as_slice()));
     for (path, bytes) in inline.chain(documents) {
         write(&path, &|out| out.write_all(bytes).map_err(failed(&path)))?;
     }

@@ -11,6 +11,7 @@
 //! The store itself (`type=image`) needs no more than [`Image::config`].
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 
 use oci_spec::image::MediaType;
 use time::OffsetDateTime;
@@ -28,7 +29,9 @@ pub mod push;
 pub mod restamp;
 pub mod tree;
 
-pub use package::{Package, Packed, Packing, original, original_package, pack, package, restamped, unpack};
+pub use package::{
+    Package, Packed, Packing, made_by, original, original_package, pack, package, restamped, unpack,
+};
 
 /// Why an image cannot be given out.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,8 @@ pub enum ExportError {
     Incomplete { index: BlobDigest, part: Digest },
     #[error("{platform} and {other} both have `{path}`; leave out `platform-split=false`")]
     Clash { platform: String, other: String, path: String },
+    #[error("`{}` has an `index.json` that is no index of images; nothing was added to it", folder.display())]
+    Layout { folder: PathBuf },
     #[error("the image has no layer for step {0} of its history")]
     History(usize),
 }

@@ -38,8 +38,8 @@ pub enum OutputKind {
     /// The files as a tar. With `split` each platform's are in a folder of their own; none leaves
     /// that to how many there are.
     Tar { to: Destination, split: Option<bool> },
-    /// The files in a folder.
-    Local { folder: PathBuf, split: Option<bool> },
+    /// The files in a folder; what else is there stays, unless it is to be a `mirror`.
+    Local { folder: PathBuf, split: Option<bool>, mirror: bool },
     /// Nothing: the build cache is filled, and that is all.
     CacheOnly,
 }
@@ -122,7 +122,7 @@ impl Output {
             return Ok(Self::of(match text {
                 "" => return Err(OutputError::NoType),
                 "-" => OutputKind::Tar { to: Destination::Stdout, split: None },
-                folder => OutputKind::Local { folder: PathBuf::from(folder), split: None },
+                folder => OutputKind::Local { folder: PathBuf::from(folder), split: None, mirror: false },
             }));
         }
         let mut annotations = Annotations::default();
@@ -147,11 +147,19 @@ impl Output {
                 format: layer_format(&mut attributes)?,
                 docker_types: !flag(&mut attributes, "oci-mediatypes", true)?,
                 annotations,
+                rewritten: None,
             };
             output.rewrite_timestamp = flag(&mut attributes, "rewrite-timestamp", false)?;
             // Of attestations, of build information that BuildKit no longer has, and of layers that
             // must not be given away, which nothing here makes.
-            for name in ["oci-artifact", "buildinfo", "buildinfo-attrs", "prefer-nondist-layers"] {
+            for name in [
+                "oci-artifact",
+                "buildinfo",
+                "buildinfo-attrs",
+                "prefer-nondist-layers",
+                "force-inline",
+                "attestation-inline",
+            ] {
                 flag(&mut attributes, name, true)?;
             }
         } else if !annotations.is_empty() {
@@ -193,7 +201,9 @@ fn kind(name: &str, attributes: &mut BTreeMap<String, String>) -> Result<OutputK
         "docker" => layout("docker", to, attributes).map(|(to, tar)| OutputKind::Docker { to, tar }),
         "tar" => Ok(OutputKind::Tar { to, split: split(attributes)? }),
         "local" => match to {
-            Destination::File(folder) => Ok(OutputKind::Local { folder, split: split(attributes)? }),
+            Destination::File(folder) => {
+                Ok(OutputKind::Local { folder, split: split(attributes)?, mirror: mirror(attributes)? })
+            }
             Destination::Stdout => Err(OutputError::Missing { kind: "local", name: "dest" }),
         },
         "cacheonly" => Ok(OutputKind::CacheOnly),
@@ -217,6 +227,18 @@ fn image(registry: bool, attributes: &mut BTreeMap<String, String>) -> Result<Im
         canonical: flag(attributes, "name-canonical", false)?,
         dangling_prefix: attributes.remove("dangling-name-prefix").filter(|prefix| !prefix.is_empty()),
     })
+}
+
+/// `mode`: what becomes of files that are there already.
+fn mirror(attributes: &mut BTreeMap<String, String>) -> Result<bool, OutputError> {
+    match attributes.remove("mode") {
+        None => Ok(false),
+        Some(value) => match value.as_str() {
+            "" | "copy" => Ok(false),
+            "delete" => Ok(true),
+            _ => Err(OutputError::Value { name: "mode".to_owned(), value, expected: "copy or delete" }),
+        },
+    }
 }
 
 fn split(attributes: &mut BTreeMap<String, String>) -> Result<Option<bool>, OutputError> {
@@ -267,7 +289,7 @@ mod tests {
     #[test]
     fn dockers_forms() {
         let parse = |text| Output::parse(text).unwrap();
-        assert_eq!(parse("out").kind, OutputKind::Local { folder: "out".into(), split: None });
+        assert_eq!(parse("out").kind, OutputKind::Local { folder: "out".into(), split: None, mirror: false });
         assert_eq!(parse("-").kind, OutputKind::Tar { to: Destination::Stdout, split: None });
         let oci = parse("type=oci,dest=a.tar,compression=zstd,compression-level=9");
         assert_eq!(oci.kind, OutputKind::Oci { to: Destination::File("a.tar".into()), tar: true });
@@ -297,8 +319,15 @@ mod tests {
         let folder = PathBuf::from("x");
         assert_eq!(
             parse("type=local,dest=x,platform-split=false").kind,
-            OutputKind::Local { folder, split: Some(false) }
+            OutputKind::Local { folder, split: Some(false), mirror: false }
         );
+        for (text, wanted) in
+            [("type=local,dest=x,mode=copy", false), ("type=local,dest=x,mode=delete", true)]
+        {
+            let folder = PathBuf::from("x");
+            assert_eq!(parse(text).kind, OutputKind::Local { folder, split: None, mirror: wanted });
+        }
+        assert!(parse("type=oci,dest=x,force-inline=true,attestation-inline=false").packs());
         let times = parse("type=oci,dest=x,rewrite-timestamp=true,source-date-epoch=12");
         assert!(times.rewrite_timestamp);
         assert_eq!(times.epoch.flatten().unwrap().unix_timestamp(), 12);
@@ -311,6 +340,8 @@ mod tests {
         for (text, says) in [
             ("type=local", "needs `dest"),
             ("type=local,dest=-", "needs `dest"),
+            ("type=local,dest=x,mode=move", "copy or delete"),
+            ("type=tar,dest=x,mode=delete", "mode"),
             ("type=oci,tar=false", "needs `dest"),
             ("type=magic,dest=x", "magic"),
             ("type=tar,dest=x,colour=red", "colour"),

@@ -24,6 +24,8 @@ pub struct Packing {
     /// Docker's media types instead of OCI's, which have no word for zstd.
     pub docker_types: bool,
     pub annotations: Annotations,
+    /// The epoch that the images' own layers were rewritten for, which their descriptors then state.
+    pub rewritten: Option<i64>,
 }
 
 impl Packing {
@@ -53,6 +55,18 @@ pub struct Package {
     pub images: Vec<Packed>,
 }
 
+impl Package {
+    /// States beside what points at it when it was made, unless an annotation says so already.
+    pub fn state_created(&mut self, time: OffsetDateTime) {
+        let format = &time::format_description::well_known::Rfc3339;
+        let whole = time.to_offset(time::UtcOffset::UTC).replace_nanosecond(0).unwrap_or(time);
+        if let Ok(text) = whole.format(format) {
+            let annotations = self.descriptor.annotations.get_or_insert_default();
+            annotations.entry("org.opencontainers.image.created".to_owned()).or_insert(text);
+        }
+    }
+}
+
 impl From<Packed> for Package {
     fn from(packed: Packed) -> Self {
         Self { descriptor: packed.descriptor.clone(), index: None, images: vec![packed] }
@@ -79,6 +93,13 @@ pub fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed, E
             true => "application/vnd.docker.image.rootfs.diff.tar.gzip",
             false => "application/vnd.docker.image.rootfs.diff.tar",
         });
+    }
+    // As BuildKit has it, whose manifests are then the same. Docker's have no annotations.
+    if let Some(epoch) = packing.rewritten.filter(|_| !docker) {
+        for layer in layers.iter_mut().skip(image.inherited) {
+            let annotations = layer.annotations.get_or_insert_default();
+            annotations.insert("buildkit/rewritten-timestamp".to_owned(), epoch.to_string());
+        }
     }
     let platform = image.config.platform();
     let config = Descriptor::new(config_type, image.id.0, image.bytes.len() as u64);
@@ -193,6 +214,21 @@ pub fn restamped(
     changed.config.rootfs.diff_ids = changed.layers.iter().map(|layer| layer.diff_id).collect();
     (changed.id, changed.bytes) = changed.config.to_bytes();
     Ok(changed)
+}
+
+/// The same image, of which nothing that is not its base's says that it was made after `epoch`.
+pub fn made_by(image: &Image, epoch: OffsetDateTime) -> Image {
+    let mut changed = image.clone();
+    let mut layers = 0;
+    for line in &mut changed.config.history {
+        layers += usize::from(!line.empty_layer);
+        // What follows the base's last layer may be the base's still, which is not told apart.
+        let own = layers > image.inherited || (line.empty_layer && layers == image.inherited);
+        line.created = line.created.map(|time| if own { time.min(epoch) } else { time });
+    }
+    changed.config.created = changed.config.created.map(|time| time.min(epoch));
+    (changed.id, changed.bytes) = changed.config.to_bytes();
+    changed
 }
 
 fn restamped_layer(

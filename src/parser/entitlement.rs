@@ -20,8 +20,15 @@ pub struct Entitlements {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Devices {
     All,
-    /// What a Dockerfile may ask for, and the device that it gets.
-    Named(Vec<(String, String)>),
+    Named(Vec<Granted>),
+}
+
+/// A device, or a kind of devices if the name has no `=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Granted {
+    name: String,
+    /// What the Dockerfile calls it. Then it is this one device, whatever the alias looks like.
+    alias: Option<String>,
 }
 
 impl Default for Devices {
@@ -64,12 +71,17 @@ impl Entitlements {
                     }
                 }
                 if let Devices::Named(named) = &mut self.devices {
-                    named.push((alias.unwrap_or_else(|| name.clone()), name));
+                    named.push(Granted { name, alias });
                 }
             }
             _ => return Err(EntitlementError::Unknown(text.to_owned())),
         }
         Ok(())
+    }
+
+    /// Everything: for those who look at a Dockerfile and run nothing of it.
+    pub fn all() -> Self {
+        Self { network_host: true, security_insecure: true, devices: Devices::All }
     }
 
     /// Grants the host's network, as `build --network=host` does.
@@ -83,12 +95,13 @@ impl Entitlements {
         match &self.devices {
             Devices::All => Some(name.to_owned()),
             Devices::Named(named) => {
-                let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
-                let exact = named.iter().find(|granted| granted.0 == name);
-                if let Some((_, device)) = exact {
-                    return Some(device.clone());
+                let called = |granted: &&Granted| granted.alias.as_ref().unwrap_or(&granted.name) == name;
+                if let Some(granted) = named.iter().find(called) {
+                    return Some(granted.name.clone());
                 }
-                named.iter().any(|granted| granted.0 == kind).then(|| name.to_owned())
+                let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
+                let of_kind = |granted: &Granted| granted.alias.is_none() && granted.name == kind;
+                named.iter().any(of_kind).then(|| name.to_owned())
             }
         }
     }
@@ -161,6 +174,11 @@ mod tests {
         assert_eq!(some.device("x.com/y=1"), Some("x.com/y=1".into()));
         assert_eq!(some.device("gpu"), Some("v.com/gpu=0".into()));
         assert_eq!(some.device("v.com/gpu=0"), None);
+        // An alias that looks like a kind is the name of one device, and no grant of others.
+        let posing = granted(&["device=v.com/gpu=0,alias=v.com/gpu"]);
+        assert_eq!(posing.device("v.com/gpu"), Some("v.com/gpu=0".into()));
+        assert_eq!(posing.device("v.com/gpu=1"), None);
+        assert_eq!(posing.device("v.com/gpu=all"), None);
     }
 
     #[test]

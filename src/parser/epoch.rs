@@ -1,7 +1,8 @@
 //! `SOURCE_DATE_EPOCH`: the time that an image says it was made, so that two builds make the same.
 //!
 //! It is a build argument, or an ARG before the first FROM with a value of its own. `context` asks
-//! for the time of a remote context, a stage's name for that of what the stage adds.
+//! for the time of a remote context, of which a local one has none; a stage's name, for that of what the
+//! stage adds, means nothing yet.
 //!
 //! Source: reproducible-builds.org, "SOURCE_DATE_EPOCH"; Dockerfile 1.22 and 1.24.
 
@@ -9,22 +10,20 @@ use time::OffsetDateTime;
 
 use crate::diagnostic::Diagnostic;
 use crate::parser::ast::Dockerfile;
-use crate::parser::options::BuildOptions;
+use crate::parser::options::{BuildOptions, EPOCH as NAME};
 use crate::parser::variables::Environment;
 use crate::parser::word::Variables;
 
-const NAME: &str = "SOURCE_DATE_EPOCH";
-
-/// The time, and what there is to say about it. An empty value is none: it takes back what the
+/// The time. An empty value is none: it takes back what the
 /// Dockerfile says.
 pub(super) fn epoch(
     dockerfile: &Dockerfile,
     options: &BuildOptions,
     globals: &Environment,
-) -> Result<(Option<OffsetDateTime>, Option<Diagnostic>), Diagnostic> {
+) -> Result<Option<OffsetDateTime>, Diagnostic> {
     let given = options.build_arg(NAME);
     let Some(value) = given.or_else(|| globals.get(NAME)).filter(|value| !value.is_empty()) else {
-        return Ok((None, None));
+        return Ok(None);
     };
     let mut declarations = dockerfile.globals.iter().flat_map(|(arg, _)| &arg.declarations);
     let declared = declarations.find(|(name, _)| name.text == NAME).map(|(name, default)| {
@@ -36,14 +35,9 @@ pub(super) fn epoch(
         Some(span) => finding.at(&dockerfile.source, span),
         None => finding,
     };
-    if value == "context" {
-        let warning = Diagnostic::warning(format!("`{NAME}=context` has no effect: the context has no time"))
-            .hint("only a remote context has one; pass --build-arg SOURCE_DATE_EPOCH=SECONDS");
-        return Ok((None, Some(place(warning))));
-    }
     let time = value.parse().ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     match time {
-        Some(time) => Ok((Some(time), None)),
+        Some(time) => Ok(Some(time)),
         None => {
             let is_stage = dockerfile
                 .stages
@@ -67,15 +61,21 @@ mod tests {
     use crate::parser::{BuildOptions, Lowering, lower, parse};
     use crate::platform::Platform;
 
-    fn of(text: &str, given: Option<&str>) -> Result<(Option<i64>, usize), String> {
+    fn of(text: &str, given: Option<&str>) -> Result<Option<i64>, String> {
+        of_context(text, given, "")
+    }
+
+    fn of_context(text: &str, given: Option<&str>, context: &str) -> Result<Option<i64>, String> {
         let dockerfile = parse(&SourceText::new("Dockerfile", text)).unwrap();
-        let mut options = BuildOptions::new(Platform::host());
+        let mut options =
+            BuildOptions { context_epoch: context.to_owned(), ..BuildOptions::new(Platform::host()) };
         if let Some(value) = given {
             options.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), Some(value.to_owned()));
         }
         match lower(&dockerfile, &options, &Default::default()) {
             Ok(Lowering::Done(lowered)) => {
-                Ok((lowered.epoch.map(|time| time.unix_timestamp()), lowered.warnings.len()))
+                assert_eq!(lowered.warnings.len(), 0);
+                Ok(lowered.epoch.map(|time| time.unix_timestamp()))
             }
             Ok(Lowering::Needs(_)) => panic!("nothing is needed"),
             Err(findings) => Err(findings[0].render(false)),
@@ -86,18 +86,29 @@ mod tests {
     fn an_argument_wins_over_the_dockerfile() {
         let plain = "FROM scratch\n";
         let declared = "ARG SOURCE_DATE_EPOCH=1700000000\nFROM scratch\n";
-        assert_eq!(of(plain, None), Ok((None, 0)));
-        assert_eq!(of(plain, Some("12")), Ok((Some(12), 0)));
-        assert_eq!(of(declared, None), Ok((Some(1_700_000_000), 0)));
-        assert_eq!(of(declared, Some("12")), Ok((Some(12), 0)));
-        assert_eq!(of(declared, Some("")), Ok((None, 0)));
-        assert_eq!(of("FROM scratch\nARG SOURCE_DATE_EPOCH=5\n", None), Ok((None, 0)), "a stage's own");
-        assert_eq!(of("ARG A=7\nARG SOURCE_DATE_EPOCH=${A}0\nFROM scratch\n", None), Ok((Some(70), 0)));
+        assert_eq!(of(plain, None), Ok(None));
+        assert_eq!(of(plain, Some("12")), Ok(Some(12)));
+        assert_eq!(of(declared, None), Ok(Some(1_700_000_000)));
+        assert_eq!(of(declared, Some("12")), Ok(Some(12)));
+        assert_eq!(of(declared, Some("")), Ok(None));
+        assert_eq!(of("FROM scratch\nARG SOURCE_DATE_EPOCH=5\n", None), Ok(None), "a stage's own");
+        assert_eq!(of("ARG A=7\nARG SOURCE_DATE_EPOCH=${A}0\nFROM scratch\n", None), Ok(Some(70)));
+    }
+
+    #[test]
+    fn a_context_may_have_a_time() {
+        let (plain, declared) = ("FROM scratch\n", "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\n");
+        assert_eq!(of_context(plain, Some("context"), "12"), Ok(Some(12)));
+        assert_eq!(of_context(declared, None, "12"), Ok(Some(12)));
+        assert_eq!(of_context(declared, Some("5"), "12"), Ok(Some(5)));
+        assert_eq!(of_context("ARG A=context\nFROM scratch\n", None, "12"), Ok(None));
+        // A directory has none, and nothing is said about it.
+        assert_eq!(of(plain, Some("context")), Ok(None));
+        assert_eq!(of(declared, None), Ok(None));
     }
 
     #[test]
     fn what_is_no_time() {
-        assert_eq!(of("FROM scratch\n", Some("context")), Ok((None, 1)));
         let error = of("FROM scratch\n", Some("yesterday")).unwrap_err();
         assert!(error.contains("`SOURCE_DATE_EPOCH=yesterday` is no time"), "{error}");
         let error = of("ARG SOURCE_DATE_EPOCH=1e9\nFROM scratch\n", None).unwrap_err();

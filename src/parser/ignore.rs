@@ -63,7 +63,7 @@ pub fn ignore(source: &SourceText) -> Result<Vec<IgnorePattern>, Diagnostic> {
             );
         }
         let pattern = format!("{negation}{}", clean(pattern));
-        Patterns::parse([&pattern]).map_err(|error| Diagnostic::error(error.to_string()).at(source, span))?;
+        Patterns::check(&pattern).map_err(|error| Diagnostic::error(error.to_string()).at(source, span))?;
         patterns.push(IgnorePattern { pattern, line: number + 1, span });
     }
     Ok(patterns)

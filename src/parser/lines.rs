@@ -380,14 +380,23 @@ fn read_heredocs(
         let Some((name, expand, dash)) = opening(&mark) else { continue };
         let start = physical.at;
         let mut end = start;
+        // A line that would end it but for blanks, which nobody sees.
+        let mut near = None;
         loop {
             let Some((line, at)) = physical.next() else {
                 let place =
                     logical.text.find(&mark).map_or(logical.span, |at| logical.place(at, at + mark.len()));
-                return Err(Diagnostic::error(format!("unterminated here-document `{name}`"))
-                    .at(source, place)
-                    .hint(format!("a line that is `{name}` and nothing else ends it")));
+                let error =
+                    Diagnostic::error(format!("unterminated here-document `{name}`")).at(source, place);
+                let error = match near {
+                    Some(span) => error.label(span, "blanks make this line another"),
+                    None => error,
+                };
+                return Err(error.hint(format!("a line that is `{name}` and nothing else ends it")));
             };
+            if near.is_none() && !name.is_empty() && line.trim() == name {
+                near = Some(Span::new(at, at + line.len()));
+            }
             if (if dash { line.trim_start_matches('\t') } else { line }) == name {
                 let behind = std::mem::replace(&mut physical.at, at);
                 physical.mark(PieceKind::Body, Some(instruction));

@@ -329,10 +329,14 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
     config.config.env = image_env.to_image();
     config.config.labels.extend(options.labels.iter().cloned());
     let platform = options.platform.clone().unwrap_or_else(|| config.platform());
+    if (config.os.as_str(), config.architecture.as_str()) != (platform.os(), platform.architecture()) {
+        // The base's version is that of another system.
+        config.os_version = None;
+    }
     config.os = platform.os().to_owned();
     config.architecture = platform.architecture().to_owned();
     config.variant = platform.variant().map(str::to_owned);
-    let (epoch, warning) = super::epoch::epoch(dockerfile, options, &plan.globals)?;
+    let epoch = super::epoch::epoch(dockerfile, options, &plan.globals)?;
     Ok(Lowered {
         definition,
         target: tree,
@@ -343,7 +347,7 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
             config: image.config.clone(),
         }),
         history,
-        warnings: warnings.into_iter().chain(warning).collect(),
+        warnings,
         epoch,
         unused_build_args: unused_build_args(plan, dockerfile, options),
     })

@@ -36,6 +36,7 @@ pub mod outline;
 mod path;
 pub mod plan;
 pub mod remote;
+mod slip;
 mod stage;
 mod syntax;
 mod trigger;
@@ -73,8 +74,9 @@ pub fn parse(source: &SourceText) -> Result<Dockerfile, Vec<Diagnostic>> {
         warnings: lines.warnings,
     };
     if lines.lines.is_empty() && errors.is_empty() {
+        let only = if lines_are_blank(source) { "is empty" } else { "has only comments" };
         return Err(vec![
-            Diagnostic::error(format!("`{}` is empty: it has no instructions", source.name()))
+            Diagnostic::error(format!("`{}` {only}: it has no instructions", source.name()))
                 .hint("a Dockerfile begins with FROM"),
         ]);
     }
@@ -115,6 +117,10 @@ pub fn parse(source: &SourceText) -> Result<Dockerfile, Vec<Diagnostic>> {
         );
     }
     if errors.is_empty() { Ok(dockerfile) } else { Err(errors) }
+}
+
+fn lines_are_blank(source: &SourceText) -> bool {
+    source.text().trim_start_matches('\u{FEFF}').trim().is_empty()
 }
 
 /// `# syntax=` names the frontend that shall read the file. The stock one is what is spoken here;

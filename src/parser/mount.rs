@@ -17,8 +17,18 @@ use crate::parser::syntax;
 #[derive(Debug, Clone)]
 pub struct MountFlag {
     pub span: Span,
-    /// Options and their values, in order.
-    pub options: Vec<(Key, Option<Word>)>,
+    /// In order.
+    pub options: Vec<MountOption>,
+}
+
+/// An option of a mount as written.
+#[derive(Debug, Clone)]
+pub struct MountOption {
+    pub key: Key,
+    /// None if it stands alone.
+    pub value: Option<Word>,
+    /// Name and value.
+    pub span: Span,
 }
 
 macro_rules! keys {
@@ -70,7 +80,7 @@ enum Type {
     Ssh,
 }
 
-const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
+const TYPES: [Type; 5] = [Type::Bind, Type::Cache, Type::Tmpfs, Type::Secret, Type::Ssh];
 
 impl Type {
     fn name(self) -> &'static str {
@@ -135,6 +145,7 @@ struct Options<'a> {
     at: &'a Instruction,
     flag: &'a MountFlag,
     kind: Type,
+    /// In order, each with the place of its value; of the whole option where there is no value.
     values: Vec<(Key, Option<String>, Span)>,
 }
 
@@ -179,13 +190,13 @@ impl MountFlag {
                 text: value.to_owned(),
                 span: place(start + name.len() + 1, start + field.len()),
             });
-            options.push((*key, value));
+            options.push(MountOption { key: *key, value, span });
         }
         Ok(Self { span: word.span, options })
     }
 
     fn literal(&self, key: Key) -> Option<&Word> {
-        self.options.iter().rev().find(|option| option.0 == key).and_then(|option| option.1.as_ref())
+        self.options.iter().rev().find(|option| option.key == key).and_then(|option| option.value.as_ref())
     }
 
     /// What the mount takes its files from, if not the context.
@@ -253,36 +264,38 @@ impl MountFlag {
 impl<'a> Options<'a> {
     fn expand(flag: &'a MountFlag, at: &'a Instruction, stage: &mut StageBuild) -> Result<Self, Diagnostic> {
         let mut options = Self { at, flag, kind: Type::Bind, values: Vec::new() };
-        for (key, word) in &flag.options {
+        for MountOption { key, value: word, span } in &flag.options {
             let value = match word {
                 Some(word) if *key != Key::From => Some(stage.expand(at, word)?),
                 Some(word) => Some(word.text.clone()),
                 None => None,
             };
-            options.values.push((*key, value, word.as_ref().map_or(flag.span, |word| word.span)));
+            let written = word.as_ref().filter(|word| !word.text.is_empty());
+            options.values.push((*key, value, written.map_or(*span, |word| word.span)));
         }
         if let Some((kind, span)) = options.get(Key::Type) {
-            options.kind = match kind.unwrap_or_default().to_ascii_lowercase().as_str() {
-                "bind" => Type::Bind,
-                "cache" => Type::Cache,
-                "tmpfs" => Type::Tmpfs,
-                "secret" => Type::Secret,
-                "ssh" => Type::Ssh,
-                other => {
-                    let error = options.error(format!("unknown mount type `{other}`"), span);
-                    return Err(match nearest(other, TYPES) {
-                        Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
-                        None => error.hint("the types are `bind`, `cache`, `tmpfs`, `secret` and `ssh`"),
-                    });
-                }
+            let written = kind.unwrap_or_default().to_ascii_lowercase();
+            let Some(known) = TYPES.into_iter().find(|kind| kind.name() == written) else {
+                let error = options.error(format!("unknown mount type `{written}`"), span);
+                return Err(match nearest(&written, TYPES.map(Type::name)) {
+                    Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+                    None => error.hint("the types are `bind`, `cache`, `tmpfs`, `secret` and `ssh`"),
+                });
             };
+            options.kind = known;
         }
-        for (key, _, span) in &options.values {
+        for MountOption { key, span, .. } in &flag.options {
             if !options.kind.takes(*key) {
                 let (name, kind) = (key.name(), options.kind.name());
-                return Err(
-                    options.error(format!("a mount of the type `{kind}` has no option `{name}`"), *span)
-                );
+                let takers: Vec<String> = TYPES
+                    .iter()
+                    .filter(|kind| kind.takes(*key))
+                    .map(|kind| format!("`type={}`", kind.name()))
+                    .collect();
+                let error = format!("a mount of the type `{kind}` has no option `{name}`");
+                return Err(options
+                    .error(error, *span)
+                    .hint(format!("`{name}` goes with {}", takers.join(", "))));
             }
         }
         Ok(options)
@@ -341,7 +354,11 @@ impl<'a> Options<'a> {
         match value {
             None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
             Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(self.error(format!("invalid value `{other}` for `{}`", key.name()), span)),
+            Some(other) => {
+                let name = key.name();
+                let error = self.error(format!("invalid value `{other}` for `{name}`"), span);
+                Err(error.hint(format!("write `{name}` alone, or with `true` or `false`")))
+            }
         }
     }
 
@@ -351,7 +368,13 @@ impl<'a> Options<'a> {
         let largest = if radix == 8 { 0o7777 } else { u32::MAX - 1 };
         match u32::from_str_radix(value, radix) {
             Ok(number) if number <= largest && !value.starts_with('+') => Ok(Some(number)),
-            _ => Err(self.error(format!("invalid value `{value}` for `{}`", key.name()), span)),
+            _ => {
+                let error = self.error(format!("invalid value `{value}` for `{}`", key.name()), span);
+                Err(match radix {
+                    8 => error.hint("a mode is octal, such as `0755`"),
+                    _ => error.hint("an id is a number: names are known only inside the image"),
+                })
+            }
         }
     }
 

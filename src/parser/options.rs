@@ -11,6 +11,9 @@ use crate::parser::entitlement::Entitlements;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
+/// The build argument that is a time.
+pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// What the person who builds asks for.
 #[derive(Debug, Clone)]
 pub struct BuildOptions {
@@ -39,6 +42,9 @@ pub struct BuildOptions {
     pub limits: ExecLimits,
     /// What is fetched as the main context; none if that is a directory.
     pub remote_context: Option<SourceOp>,
+    /// When that was made, in seconds since the epoch: what `SOURCE_DATE_EPOCH=context` means. Empty if
+    /// nothing says so, as of a directory.
+    pub context_epoch: String,
     /// The build is for several platforms: steps are named with theirs.
     pub multi_platform: bool,
 }
@@ -60,13 +66,19 @@ impl BuildOptions {
             entitlements: Entitlements::default(),
             limits: ExecLimits::default(),
             remote_context: None,
+            context_epoch: String::new(),
             multi_platform: false,
         }
     }
 
     /// What `--build-arg` gives `name`.
     pub(crate) fn build_arg(&self, name: &str) -> Option<&str> {
-        self.build_args.get(name)?.as_deref()
+        self.build_args.get(name)?.as_deref().map(|value| self.epoch_of(name, value))
+    }
+
+    /// The value of an argument, with what `context` stands for in the one that is a time.
+    pub(crate) fn epoch_of<'v>(&'v self, name: &str, value: &'v str) -> &'v str {
+        if name == EPOCH && value == "context" { &self.context_epoch } else { value }
     }
 
     /// The platform to build for.

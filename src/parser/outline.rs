@@ -10,7 +10,7 @@ use crate::parser::ast::Dockerfile;
 use crate::parser::instruction::Kind;
 use crate::parser::instruction::run::Run;
 use crate::parser::lint::file::{File, Line};
-use crate::parser::lint::{self, Config, Input, Location, Scope};
+use crate::parser::lint::{self, Config, Input, Location, Scope, Values};
 use crate::parser::mount::Key;
 use crate::parser::options::BuildOptions;
 use crate::parser::plan::{self, Plan, StageBase};
@@ -114,7 +114,7 @@ pub fn outline(source: &SourceText, options: &BuildOptions) -> Result<Outline, V
         extra: &extra,
     };
     let globals = Globals::of(&dockerfile, &file, options, &plan);
-    let values = lint::argument_values(&plan, &dockerfile, &file, &input);
+    let values = lint::stage_values(&plan, &dockerfile, &file, &input);
     let mut collected = Collected::default();
     for index in order(&plan, &reachable) {
         let stage = &dockerfile.stages[index];
@@ -143,11 +143,11 @@ pub fn outline(source: &SourceText, options: &BuildOptions) -> Result<Outline, V
                         own.insert(name.text.clone(), arg);
                     }
                 }
-                Kind::Run(run) => collected.mounts(run, line.location),
+                Kind::Run(run) => collected.mounts(run, line.location, &values[index]),
                 _ => {}
             }
         }
-        for (name, value) in values.get(index).into_iter().flatten() {
+        for (name, value) in &values[index].arguments {
             if let Some(arg) = own.get_mut(name) {
                 arg.value.clone_from(value);
             }
@@ -258,11 +258,12 @@ struct Collected {
 }
 
 impl Collected {
-    fn mounts(&mut self, run: &Run, location: Location) {
+    fn mounts(&mut self, run: &Run, location: Location, values: &Values) {
         for mount in &run.mounts {
             let value = |key: Key| {
-                let found = mount.options.iter().rev().find(|(one, _)| *one == key)?;
-                Some(found.1.as_ref().map_or("true", |value| value.text.as_str()))
+                let found = mount.options.iter().rev().find(|one| one.key == key)?;
+                let Some(word) = &found.value else { return Some("true") };
+                Some(values.get(word).unwrap_or(&word.text))
             };
             let text = |key: Key| value(key).filter(|text| !text.is_empty());
             let required = value(Key::Required).is_some_and(|text| matches!(text, "true" | "1"));
@@ -378,6 +379,18 @@ RUN --mount=type=secret,target=/etc/key --mount=type=secret,id=deploy,required x
         assert_eq!(outline.args[2].value, "slow");
         let secrets: Vec<_> = outline.secrets.iter().map(|one| (one.name.as_str(), one.required)).collect();
         assert_eq!(secrets, [("token", true), ("deploy", true), ("key", false)]);
+    }
+
+    #[test]
+    fn the_options_of_mounts_are_expanded() {
+        let text = "FROM scratch\nARG BAR\nRUN --mount=type=secret,id=second${BAR} true\n\
+                    RUN --mount=type=ssh,id=$BAR --mount=type=secret,id=q$BAR,target=/t true\n\
+                    ENV BAR=9\nRUN --mount=type=cache,target=/c/$BAR true\n";
+        let outline = outline_of(text, None, &[("BAR", "678")]);
+        let names: Vec<&str> = outline.secrets.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["second678", "q678"]);
+        assert_eq!(outline.ssh[0].name, "678");
+        assert_eq!(outline.caches[0].id, "/c/9");
     }
 
     #[test]

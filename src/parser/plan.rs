@@ -39,6 +39,8 @@ pub struct StagePlan<'a> {
     pub platform: Platform,
     /// The FROM line.
     pub span: Span,
+    /// The place of the name of what it is built on.
+    pub base_span: Span,
     pub(crate) steps: Vec<Step<'a>>,
     /// Whether the ONBUILD triggers of its base are among the steps.
     pub(crate) triggered: bool,
@@ -103,6 +105,7 @@ pub fn plan<'a>(dockerfile: &'a Dockerfile, options: &BuildOptions) -> Result<Pl
                     base: StageBase::Scratch,
                     platform: plan.platform.clone(),
                     span: stage.span,
+                    base_span: stage.base.image.span,
                     steps: Vec::new(),
                     triggered: true,
                 });
@@ -164,7 +167,7 @@ pub(crate) fn global_arguments(
                 (None, None) => continue,
             };
             match value {
-                Ok(value) => globals.set(&name.text, &value),
+                Ok(value) => globals.set(&name.text, options.epoch_of(&name.text, &value)),
                 Err(error) => errors.push(error),
             }
         }
@@ -231,6 +234,7 @@ impl<'a> Plan<'a> {
             base: StageBase::Scratch,
             platform,
             span: stage.span,
+            base_span: base.image.span,
             steps: Vec::new(),
             triggered: false,
         };
@@ -434,13 +438,13 @@ impl<'a> Plan<'a> {
         };
         for (stage, _) in self.stages.iter().zip(reachable).filter(|(_, reachable)| **reachable) {
             if let StageBase::Image(reference) = &stage.base {
-                need(reference.clone(), &stage.platform, stage.span);
+                need(reference.clone(), &stage.platform, stage.base_span);
             }
             for step in &stage.steps {
                 for from in step.instruction.kind.froms() {
                     if let Ok(StageBase::Image(reference)) = self.source(&from.text) {
                         // A trigger's words stand in no text that the person wrote.
-                        let span = if step.on_build { stage.span } else { from.span };
+                        let span = if step.on_build { stage.base_span } else { from.span };
                         need(reference, &self.platform, span);
                     }
                 }

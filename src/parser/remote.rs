@@ -204,7 +204,10 @@ fn read_query(found: &mut GitRequest, query: &str) -> Result<(), String> {
     if let Some(full) = tag.or(branch) {
         agree(&mut source.reference, full, "reference")?;
     }
-    if let (Some(commit), true) = (&source.checksum, source.reference.is_empty()) {
+    // A part of an id names no commit: it is what that of the default branch must begin with.
+    if let (Some(commit), true) = (&source.checksum, source.reference.is_empty())
+        && is_commit(commit)
+    {
         source.reference.clone_from(commit);
     }
     found.source.keep_git_dir = found.keep_git_dir.unwrap_or(false);
@@ -247,6 +250,7 @@ fn percent_decoded(text: &str) -> String {
     let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while at < bytes.len() {
         let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        let digits = digits.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
                 out.push(byte);
@@ -302,6 +306,8 @@ mod tests {
         let source = git_of(&format!("https://h/r.git?commit={commit}&fetch-by-commit=1&mtime=commit"));
         assert_eq!(source.reference, commit);
         assert!(source.by_commit && source.commit_times);
+        let source = git_of("https://h/r.git?commit=0C1");
+        assert_eq!((source.reference.as_str(), source.checksum.as_deref()), ("", Some("0c1")));
         assert_eq!(git_of("https://h/r.git?tag=v1#refs/tags/v1").reference, "refs/tags/v1");
         assert_eq!(git_of("https://h/r.git#:../../etc").subdir, "etc");
     }

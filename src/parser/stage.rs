@@ -254,6 +254,12 @@ impl StageBuild<'_, '_> {
         }
     }
 
+    /// Whether nothing has been put into the stage's tree yet.
+    pub fn is_scratch(&self) -> bool {
+        let vertex = self.build.definition.get(self.state.tree);
+        vertex.is_some_and(|vertex| matches!(vertex.op(), Op::Source(SourceOp::Scratch)))
+    }
+
     /// A line as the arguments of the stage's shell.
     pub fn shell(&self, line: String) -> Vec<String> {
         let mut args = match &self.state.config.config.shell {

@@ -34,6 +34,11 @@ pub(super) fn is_odd(pattern: &str) -> bool {
     false
 }
 
+/// Whether such a pattern comes to an expression, as far as its letters tell.
+pub(super) fn is_expression(pattern: &str) -> bool {
+    dialect(&expression(pattern)).is_some()
+}
+
 /// The expression that such a pattern comes to; nothing where it comes to none.
 pub(super) fn compile(pattern: &str) -> Option<Regex> {
     RegexBuilder::new(&dialect(&expression(pattern))?).size_limit(SIZE_LIMIT).build().ok()

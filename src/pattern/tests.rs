@@ -98,7 +98,11 @@ fn odd_patterns_that_are_none() {
     for pattern in [r"\y", r"\1*", "[", "[]", "a[", r"a\\"] {
         let found = Patterns::parse([pattern]);
         assert_eq!(found.is_err(), pattern != r"a\\", "{pattern} {found:?}");
+        assert_eq!(Patterns::check(pattern).is_err(), found.is_err(), "{pattern}");
     }
+    let many = |count: usize| Patterns::parse((0..count).map(|number| format!("^a{number}*")));
+    assert!(many(1000).is_ok());
+    assert_eq!(many(1001).unwrap_err(), PatternError::TooManyExpressions(1000));
     // A walk enters what such a pattern may take back.
     assert!(patterns(&["a", r"!a/\d*"]).may_match_below(b"a"));
     assert!(!patterns(&["a", r"!a/\d*"]).matches(b"a/7"));

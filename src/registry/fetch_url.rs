@@ -5,13 +5,14 @@
 //! it may be used for. A request can be conditional: then a file that did not change is not sent again.
 
 use reqwest::header::{
-    AUTHORIZATION, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    LAST_MODIFIED,
+    AUTHORIZATION, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED,
 };
 use reqwest::{Method, StatusCode, Url};
 
 use super::client::Client;
 use super::credentials::Secret;
+use super::decoded::Decoded;
 use super::download::Sink;
 use super::error::{Failure, RegistryError, shown};
 use super::transport::{Answer, Request};
@@ -74,7 +75,7 @@ impl Validators {
 pub enum UrlAnswer {
     /// The file that is known is the one that is there.
     Unchanged,
-    /// All of it is in the sink.
+    /// All of it is in the sink, so many bytes.
     Received { validators: Validators, size: u64 },
 }
 
@@ -132,7 +133,8 @@ impl Client {
         let request_to = Request { method: Method::GET, url, headers, authorization, body: None };
         let mut answer = self.transport().send(request_to).await?;
         match answer.status() {
-            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {}
+            // A part of a file is not the file.
+            status if status.is_success() && status != StatusCode::PARTIAL_CONTENT => {}
             StatusCode::NOT_MODIFIED if conditional => return Ok(UrlAnswer::Unchanged),
             status if status.is_success() || status.is_redirection() => {
                 let reason = format!("it answered {} to a plain request", status.as_u16());
@@ -154,20 +156,21 @@ impl Client {
         if stated.is_some_and(|length| length > request.limit) {
             return Err(too_large());
         }
-        let (mut size, mut reported) = (0, 0);
+        let encoded = answer.header(CONTENT_ENCODING).is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let host = answer.host();
+        let mut file = Decoded::new(sink, encoded, request.limit);
+        let (mut received, mut reported) = (0, 0);
         while let Some(chunk) = answer.chunk().await? {
             let bytes = chunk.as_ref();
-            size += bytes.len() as u64;
-            if size > request.limit {
-                return Err(too_large());
-            }
-            sink.write(bytes).map_err(Failure::Sink)?;
-            if size - reported >= REPORT {
-                reported = size;
-                step.transfer("download", size, stated);
+            received += bytes.len() as u64;
+            file.write(bytes).map_err(|stop| stop.into_failure(&host, too_large))?;
+            if received - reported >= REPORT {
+                reported = received;
+                step.transfer("download", received, stated);
             }
         }
-        step.transfer("download", size, stated.or(Some(size)));
+        step.transfer("download", received, stated.or(Some(received)));
+        let size = file.finish().map_err(|stop| stop.into_failure(&host, too_large))?;
         Ok(UrlAnswer::Received { validators, size })
     }
 }
@@ -221,6 +224,7 @@ fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
         let two = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        let two = two.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match two.and_then(|two| u8::from_str_radix(two, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
                 out.push(byte);

@@ -10,7 +10,7 @@
 //! endpoint      where a registry is: its hosts, mirrors, schemes and URLs
 //! client        a call: endpoint + auth + transport, retried
 //! manifest, download, upload      what callers want
-//! fetch_url     a file that is no registry's: ADD and contexts by URL
+//! fetch_url     a file that is no registry's: ADD and contexts by URL; decoded takes encodings off
 //! ```
 //!
 //! Everything a registry sends is taken for hostile. Bytes are checked against digests that the
@@ -26,6 +26,7 @@ mod challenge;
 mod client;
 mod config;
 mod credentials;
+mod decoded;
 mod download;
 mod endpoint;
 mod error;

@@ -22,7 +22,7 @@ const CLASS: &str = "org.mobyproject.buildkit.device.class";
 /// Why a step has no device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("`{0}` is no name of a device: expected `VENDOR/CLASS=NAME`")]
+    #[error("`{0}` is no name of a device: expected `VENDOR/CLASS=NAME` or a class")]
     Name(String),
     #[error("the device `{name}` is required, but no file in {folders} describes it{}", unread_text(unread))]
     Unknown { name: String, folders: String, unread: Vec<PathBuf> },
@@ -38,7 +38,7 @@ fn unread_text(unread: &[PathBuf]) -> String {
     let shown: Vec<String> = unread.iter().map(|path| format!("`{}`", path.display())).collect();
     match shown.is_empty() {
         true => String::new(),
-        false => format!("; {} is not read: descriptions are read in their JSON form", shown.join(", ")),
+        false => format!(" ({} is not read: descriptions are read in their JSON form)", shown.join(", ")),
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Injected {
     pub nodes: Vec<Device>,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<SandboxMount>,
-    /// Devices that nobody describes, and that need not be there.
+    /// Devices that nobody describes, and that need not be there; and which files nobody read.
     pub missing: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ pub(super) fn inject(folders: &[PathBuf], requests: &[DeviceRequest]) -> Result<
             });
         }
         if found.is_empty() {
-            injected.missing.push(request.name.clone());
+            injected.missing.push(format!("`{}`{}", request.name, unread_text(&unread)));
         }
         for place in found {
             if taken.contains(&place) {
@@ -171,32 +171,40 @@ fn read(
     Ok(())
 }
 
-/// Which devices a name means: one, all of a kind (`*`), the first of a kind (no name), or those of
-/// a class.
+/// Which devices a name means: one, all of a kind (`*`), the first of a kind by its name (no name), or
+/// those of a class, of one kind or of every.
 fn find(descriptions: &[Description], wanted: &str) -> Result<Vec<(usize, usize)>, DeviceError> {
     let (kind, name) = wanted.split_once('=').unwrap_or((wanted, ""));
     let well_formed = |part: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(plain)
     };
-    if !kind.split_once('/').is_some_and(|(vendor, class)| well_formed(vendor) && well_formed(class)) {
-        return Err(DeviceError::Name(wanted.to_owned()));
-    }
-    let of_kind = descriptions.iter().enumerate().filter(|(_, description)| description.kind == kind);
-    let all: Vec<(usize, usize)> = of_kind
-        .flat_map(|(at, description)| (0..description.devices.len()).map(move |device| (at, device)))
-        .collect();
-    let is_class = |&(at, device): &(usize, usize)| {
+    let is_class = |&(at, device): &(usize, usize), name: &str| {
         let description = &descriptions[at];
         let own = description.devices[device].annotations.get(CLASS);
         own.or(description.annotations.get(CLASS)).is_some_and(|class| class == name)
     };
-    let named = all.iter().find(|(at, device)| descriptions[*at].devices[*device].name == name);
+    let of = |kind: Option<&str>| -> Vec<(usize, usize)> {
+        let described = descriptions.iter().enumerate();
+        let described = described.filter(|(_, description)| kind.is_none_or(|kind| description.kind == kind));
+        described
+            .flat_map(|(at, description)| (0..description.devices.len()).map(move |device| (at, device)))
+            .collect()
+    };
+    if well_formed(wanted) {
+        return Ok(of(None).into_iter().filter(|place| is_class(place, wanted)).collect());
+    }
+    if !kind.split_once('/').is_some_and(|(vendor, class)| well_formed(vendor) && well_formed(class)) {
+        return Err(DeviceError::Name(wanted.to_owned()));
+    }
+    let all = of(Some(kind));
+    let name_of = |&(at, device): &(usize, usize)| descriptions[at].devices[device].name.as_str();
+    let named = all.iter().find(|place| name_of(place) == name);
     Ok(match (name, named) {
-        ("", _) => all.into_iter().take(1).collect(),
+        ("", _) => all.iter().min_by_key(|place| name_of(place)).copied().into_iter().collect(),
         ("*", _) => all,
         (_, Some(named)) => vec![*named],
-        (_, None) => all.into_iter().filter(is_class).collect(),
+        (_, None) => all.into_iter().filter(|place| is_class(place, name)).collect(),
     })
 }
 
@@ -314,6 +322,7 @@ mod tests {
         assert_eq!(paths("v.com/null"), ["/dev/one"]);
         assert_eq!(paths("v.com/null=*"), ["/dev/one", "/dev/zero"]);
         assert_eq!(paths("v.com/null=big"), ["/dev/zero"]);
+        assert_eq!(paths("big"), ["/dev/zero"]);
     }
 
     #[test]
@@ -333,10 +342,11 @@ mod tests {
         let ask = |name: &str, required| {
             inject(&[folder.path().to_owned()], &[request(name, required)]).map(|found| found.missing)
         };
-        assert_eq!(ask("v.com/null=three", false).unwrap(), ["v.com/null=three"]);
-        assert_eq!(ask("w.com/null", false).unwrap(), ["w.com/null"]);
+        assert_eq!(ask("v.com/null=three", false).unwrap(), ["`v.com/null=three`"]);
+        assert_eq!(ask("w.com/null", false).unwrap(), ["`w.com/null`"]);
         assert!(matches!(ask("v.com/null=three", true), Err(DeviceError::Unknown { .. })));
-        for name in ["gpu", "", "/x=1", "v.com/", "v com/x", "../x=1"] {
+        assert_eq!(ask("gpu", false).unwrap(), ["`gpu`"]);
+        for name in ["gpu=1", "", "/x=1", "v.com/", "v com/x", "../x=1"] {
             assert!(matches!(ask(name, false), Err(DeviceError::Name(_))), "{name}");
         }
     }

@@ -259,7 +259,7 @@ impl Store {
         let mut images = Vec::with_capacity(manifests.len());
         for (entry, manifest) in manifests {
             // Attestations are kept with the index, but are no images.
-            if entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown") {
+            if !entry.is_attestation() {
                 let manifest_digest = BlobDigest(entry.digest);
                 let image = self.load_manifest(members, manifest_digest, &manifest, lease)?;
                 images.push((image, manifest_digest));

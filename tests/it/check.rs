@@ -26,6 +26,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
 /// A folder with these files, and a store beside them.
 struct Case {
     folder: TempDir,
@@ -137,6 +141,23 @@ fn what_can_be_checked() {
     assert!(!case.folder.path().join("no-such-store").exists());
 }
 
+/// A check runs nothing, so it grants all; and what an image that is not here may set is not missing.
+#[test]
+fn what_only_a_build_can_tell_is_no_error() {
+    let text = "FROM example.org/base:1\nVOLUME $DATA_DIR\nSTOPSIGNAL $SIG\nWORKDIR ${HOME_OF_APP:?}\n\
+        RUN --network=host --security=insecure --device=v.com/c=d make\n";
+    let case = Case::new(&[("Dockerfile", text)]);
+    let said = case.check(&["--skip=UndefinedVar,WorkdirRelativePath"]);
+    assert_eq!(said.status.code(), Some(0), "{}", text_of(&said));
+    let wrong =
+        Case::new(&[("Dockerfile", "FROM example.org/base:1\nSTOPSIGNAL SIGNONE\nEXPOSE $P 99999\n")]);
+    let said = wrong.check(&[]);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(text_of(&said).contains("SIGNONE"), "{}", text_of(&said));
+    let known = Case::new(&[("Dockerfile", "FROM scratch\nVOLUME $DATA_DIR\n")]);
+    assert_eq!(known.check(&[]).status.code(), Some(1));
+}
+
 #[test]
 fn rules_are_chosen_on_the_command_line() {
     let case = Case::new(&[("Dockerfile", "FROM scratch as B\n")]);
@@ -204,6 +225,108 @@ fn findings_fail_a_build_where_they_are_errors() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains(" 1 warning found") && said.contains("did you mean `LABEL`?"), "{said}");
+}
+
+#[test]
+fn findings_that_are_errors_are_the_error_of_a_call() {
+    let text_of = "#check=error=true\nFROM scratch as base\nLABEL a b\n";
+    let case = Case::new(&[("Dockerfile", text_of)]);
+    let json: Value = serde_json::from_slice(&case.build(&["--call=check,format=json"]).stdout).unwrap();
+    let error = &json["buildError"];
+    assert_eq!(error["message"], "lint violation found for rules: FromAsCasing, LegacyKeyValueFormat");
+    assert_eq!(error["location"]["ranges"][0]["start"]["line"], 2);
+    assert!(text(&case.check(&[]).stdout).ends_with("\nCheck failed: 2 errors\n"));
+    let argument = "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=LegacyKeyValueFormat;error=true";
+    let json: Value =
+        serde_json::from_slice(&case.build(&["--call=lint,format=json", argument]).stdout).unwrap();
+    assert_eq!(json["buildError"]["message"], "lint violation found for rules: FromAsCasing");
+    let said = text(&case.check(&["--build-arg=BUILDKIT_DOCKERFILE_CHECK=error=FromAsCasing"]).stdout);
+    assert!(said.ends_with("\nCheck failed: 1 error and 1 warning\n"), "{said}");
+}
+
+#[test]
+fn what_buildx_lets_a_call_say() {
+    let case = Case::new(&[("Dockerfile", "FROM scratch as base\n")]);
+    let code = |args: &[&str]| case.build(args).status.code();
+    assert_eq!(code(&["--call=check,ignorestatus=true"]), Some(0));
+    assert_eq!(code(&["--call=check,ignorestatus=false"]), Some(1));
+    assert_eq!(code(&["--check=true"]), Some(1));
+    assert_eq!(code(&["--check=false", "--call=targets"]), Some(0));
+    let unknown = case.build(&["--call=check,format=yaml"]);
+    assert!(text(&unknown.stderr).contains("json, or for check sarif"), "{}", text(&unknown.stderr));
+    let said = text(&case.build(&["--call=subrequests.describe"]).stdout);
+    assert!(said.starts_with("NAME                 VERSION DESCRIPTION\nlint "), "{said}");
+    let json = case.build(&["--call=subrequests.describe,format=json"]).stdout;
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json[3]["name"], "frontend.subrequests.describe");
+}
+
+#[test]
+fn a_call_writes_its_answer_to_the_metadata_file() {
+    let case = Case::new(&[("Dockerfile", "FROM scratch as base\n")]);
+    let md = case.folder.path().join("md.json");
+    let written = |call: &str| -> Value {
+        case.build(&["--metadata-file=md.json", call]);
+        serde_json::from_slice(&fs::read(&md).unwrap()).unwrap()
+    };
+    assert_eq!(written("--call=check")["result.json"]["warnings"][0]["ruleName"], "FromAsCasing");
+    assert_eq!(written("--call=targets")["result.json"]["targets"][0]["name"], "base");
+    let output = case.build(&["--metadata-file=no/md.json", "--call=targets"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot write `no/md.json`"));
+}
+
+#[test]
+fn an_image_that_is_here_for_another_platform_is_not_known() {
+    let case = Case::new(&[("Dockerfile", "FROM scratch\nENV HERE=1\n")]);
+    let built = case.build(&["-q", "--platform=linux/arm64", "-t", "base.example/x"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    let file = "FROM base.example/x\nENV a=$HERE b=$NOT_HERE\n";
+    fs::write(case.folder.path().join("Dockerfile"), file).unwrap();
+    let said = |platform: &str| {
+        let mut command = stave(case.folder.path());
+        command.env("STAVE_ROOT", case.store.path()).args([
+            "check",
+            "--skip=UnpinnedBaseImage",
+            "--platform",
+        ]);
+        text(&command.arg(platform).output().unwrap().stdout)
+    };
+    // A build for this platform asks a registry, which nobody knows the answer of.
+    assert!(!said("linux/amd64").contains("InvalidBaseImagePlatform"), "{}", said("linux/amd64"));
+    assert!(said("linux/amd64").ends_with("nothing found\n"), "{}", said("linux/amd64"));
+    let known = said("linux/arm64");
+    assert!(known.contains("`NOT_HERE` is not set") && !known.contains("`HERE` is not set"), "{known}");
+}
+
+#[test]
+fn a_pipe_is_checked_as_a_file_is() {
+    let case = Case::new(&[(".dockerignore", "a\n")]);
+    let check = |args: &[&str]| {
+        let mut command = stave(case.folder.path());
+        command.arg("check").args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let dockerfile = b"FROM scratch as base\nCOPY a /a\n";
+        child.stdin.take().unwrap().write_all(dockerfile).unwrap();
+        text(&child.wait_with_output().unwrap().stdout)
+    };
+    let said = check(&["/dev/stdin", "--experimental=all"]);
+    assert!(said.contains("[FromAsCasing]") && said.contains(" --> /dev/stdin:1:14\n"), "{said}");
+    assert!(said.contains("[CopyIgnoredFile]"), "{said}");
+    assert!(check(&["-f", "/dev/stdin"]).contains("[FromAsCasing]"));
+}
+
+#[test]
+fn misspelt_rules_of_a_file_are_told_beside_its_findings() {
+    let case = Case::new(&[("Dockerfile", "# check=skip=FromAsCassing\nFROM scratch AS base\n")]);
+    let output = case.check(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("warning: there is no rule `FromAsCassing`\n"), "{said}");
+    assert!(said.contains("hint: did you mean `FromAsCasing`?"), "{said}");
+    // Programs read what they know.
+    let output = case.check(&["--format=json"]);
+    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
 }
 
 #[test]

@@ -55,6 +55,30 @@ fn files_are_written_in_place() {
 }
 
 #[test]
+fn files_that_cannot_be_exchanged_are_written_over() {
+    let folder = folder(&[("Dockerfile", UGLY), ("long", &format!("{UGLY}\n\n\n\n\n"))]);
+    for name in ["Dockerfile", "long"] {
+        let other = folder.path().join(format!("{name}.2"));
+        fs::hard_link(folder.path().join(name), &other).unwrap();
+        fmt(&folder, &[name], "").ok();
+        assert_eq!(fs::read_to_string(other).unwrap(), FINE, "the two names have parted");
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_writable_keeps_no_file_from_being_formatted() {
+    // Root may write everywhere.
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = folder(&[("Dockerfile", UGLY)]);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    fmt(&folder, &[], "").ok();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(text(&folder, "Dockerfile"), FINE);
+}
+
+#[test]
 fn check_names_files_and_writes_none() {
     let folder = folder(&[("a", UGLY), ("b", FINE), ("c", UGLY)]);
     let ended = fmt(&folder, &["--check", "a", "b", "c"], "").code(1).says(&["2 files are not formatted"]);

@@ -324,9 +324,10 @@ fn dump_kind(kind: &Kind) -> String {
             let mut out = String::new();
             for mount in &run.mounts {
                 out.push_str("mount(");
-                for (key, value) in &mount.options {
-                    let value = value.as_ref().map(|value| format!("={:?}", value.text)).unwrap_or_default();
-                    write!(out, " {key:?}{value}").unwrap();
+                for option in &mount.options {
+                    let value = option.value.as_ref();
+                    let value = value.map(|value| format!("={:?}", value.text)).unwrap_or_default();
+                    write!(out, " {:?}{value}", option.key).unwrap();
                 }
                 out.push_str(" ) ");
             }

@@ -123,6 +123,42 @@ fn a_misspelt_stage_is_no_image() {
 }
 
 #[test]
+fn a_misspelt_stage_of_a_mount_is_no_image_either() {
+    if lacks_root() {
+        return;
+    }
+    let dockerfile = "FROM scratch AS builder\nFROM scratch\nRUN --mount=from=buidler,target=/x true\n";
+    let from = "FROM scratch AS builder\nFROM --platform=linux/amd64 buidler\n";
+    for (dockerfile, place) in [(dockerfile, "3:18"), (from, "2:29")] {
+        let case = Case::new(&[("Dockerfile", dockerfile)]);
+        let mut command = Command::new("unshare");
+        command.arg("--net").arg(env!("CARGO_BIN_EXE_stave")).arg("--root").arg(case.store.path());
+        let output = command.args(["build", "-q", "."]).current_dir(&case.context).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(&format!(" --> ./Dockerfile:{place}\n")), "{text}");
+        assert!(text.ends_with("^^^^^^^\nhint: there is a stage `builder`\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_source_outside_the_context_is_said_to_be() {
+    if lacks_root() {
+        return;
+    }
+    for (source, hint) in [
+        ("../x", "`..` does not lead out of the build context"),
+        ("/tmp/no/x", "sources are paths in the build context"),
+    ] {
+        let case = Case::new(&[("Dockerfile", &format!("FROM scratch\nCOPY {source} /b\n"))]);
+        let text = case.failure(&["-q"]);
+        let marks = "^".repeat(source.len());
+        assert!(text.contains(&format!("     {marks}\nhint: {hint}")), "{text}");
+    }
+    let case = Case::new(&[("Dockerfile", "FROM scratch AS a\nFROM scratch\nCOPY --from=a /tmp/x /b\n")]);
+    assert!(!case.failure(&["-q"]).contains("build context"));
+}
+
+#[test]
 fn a_file_given_as_context_or_relative_to_it() {
     let case = Case::new(&[("Dockerfile", "FROM scratch\n")]);
     fs::create_dir(case.context.path().join("app")).unwrap();

@@ -50,8 +50,7 @@ impl Failure {
 
     /// Findings in a text of the person's.
     pub fn from_diagnostics(diagnostics: &[Diagnostic]) -> Self {
-        use std::io::IsTerminal;
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colour = crate::terminal::has_colours(std::io::stderr());
         let texts: Vec<String> = diagnostics.iter().map(|diagnostic| diagnostic.render(colour)).collect();
         Self { text: texts.join("\n\n"), code: 1 }
     }

@@ -1,6 +1,6 @@
 //! The person's terminal: its size, and its raw mode while a container has it.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use rustix::termios::{self, OptionalActions, Termios};
 
@@ -9,6 +9,16 @@ pub fn size() -> (u16, u16) {
     termios::tcgetwinsize(io::stdout())
         .or_else(|_| termios::tcgetwinsize(io::stdin()))
         .map_or((24, 80), |size| (size.ws_row, size.ws_col))
+}
+
+/// Whether it is a terminal that understands more than text: neither a file nor a `dumb` one.
+pub fn is_capable(stream: impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
+}
+
+/// Whether colours are shown there, and wanted.
+pub fn has_colours(stream: impl IsTerminal) -> bool {
+    is_capable(stream) && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Every key goes through as it is, until this is dropped.

@@ -47,7 +47,13 @@ pub fn list(tree: &Tree, selector: &Selector) -> Result<Listing, ContentError> {
             Err(missing) => error = Some(missing),
         }
     }
-    if let (true, Some(error)) = (listing.roots.is_empty(), error) {
+    // With `--parents` a wildcard anywhere in the path makes all of it a pattern, which may match nothing.
+    let may_be_missing = selector.parents && selector.wildcards && selector.optional;
+    let is_missing =
+        |error: &ContentError| matches!(error, ContentError::NotFound { .. } | ContentError::Ignored { .. });
+    if let Some(error) =
+        error.filter(|error| listing.roots.is_empty() && !(may_be_missing && is_missing(error)))
+    {
         return Err(error);
     }
     if listing.roots.is_empty() && !selector.optional && excludes.is_empty() {

@@ -147,6 +147,16 @@ fn excludes_are_relative_to_what_is_chosen() {
 }
 
 #[test]
+fn a_pattern_before_the_pivot_may_match_nothing() {
+    let (_dir, tree) = tree("mkdir -p d1 d2; touch d2/c", &[]);
+    let parents = |path: &str| Selector { parents: true, optional: true, ..wild(path) };
+    assert_eq!(chosen(&tree, &parents("d*/./c")), ["c:"]);
+    assert!(chosen(&tree, &parents("d[1]/./c")).is_empty());
+    assert!(chosen(&tree, &parents("d1/./x*")).is_empty());
+    assert!(list(&tree, &Selector { parents: true, ..Selector::path("d1/./c") }).is_err());
+}
+
+#[test]
 fn parents_are_kept_from_the_pivot_on() {
     let (_dir, tree) = tree("mkdir -p src/a src/b; touch src/a/1.txt src/a/2.md src/b/3.txt", &[]);
     let parents = |path: &str| Selector { parents: true, ..wild(path) };

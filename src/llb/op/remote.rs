@@ -103,7 +103,7 @@ pub fn is_commit(text: &str) -> bool {
 
 /// Whether the id of a commit can begin so.
 pub fn is_commit_prefix(text: &str) -> bool {
-    (4..=64).contains(&text.len()) && is_lower_hex(text)
+    (1..=64).contains(&text.len()) && is_lower_hex(text)
 }
 
 fn is_lower_hex(text: &str) -> bool {

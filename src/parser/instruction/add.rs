@@ -108,8 +108,9 @@ impl Fetch {
                     })?),
                 };
                 let http = remote::http(url, checksum);
-                // The name is one file's, whatever characters of patterns it has.
-                let path = format!("/{}", escaped(&http.name));
+                // A name that looks like a pattern is meant as it is: it is the only one of its tree.
+                let is_plain = !http.name.contains(['*', '?', '[', '\\']);
+                let path = if is_plain { format!("/{}", http.name) } else { "/*".to_owned() };
                 let unpack = self.unpack.unwrap_or(false);
                 Ok(Some(Fetched { source: SourceOp::Http(http), path, unpack }))
             }
@@ -139,16 +140,4 @@ impl Fetch {
         }
         Ok(Fetched { source: SourceOp::Git(source), path: "/".to_owned(), unpack: false })
     }
-}
-
-/// A name as a pattern that matches nothing else.
-fn escaped(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        if matches!(c, '*' | '?' | '[' | '\\') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }

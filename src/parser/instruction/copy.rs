@@ -168,6 +168,12 @@ impl Transfer {
         let mode = flag("chmod", &self.chmod, stage)?.map(|chmod| mode(at, chmod)).transpose()?;
         // BuildKit too makes no layer of its own where a mode is given.
         let link = self.link && mode.is_none();
+        if !link
+            && stage.is_scratch()
+            && let Some(name) = owner.as_ref().and_then(named)
+        {
+            return Err(no_users(at, chown_span, name));
+        }
         if link && let Some(name) = owner.as_ref().and_then(named) {
             return Err(Diagnostic::error(format!(
                 "`--link` knows no users: `{name}` can not be looked up in the image"
@@ -277,8 +283,15 @@ fn owner(at: &Instruction, (text, span): (String, Span)) -> Result<Owner, Diagno
         .map_err(|error| Diagnostic::error(format!("invalid owner `{text}`: {error}")).at(&at.source, span))
 }
 
+/// There is nothing yet to look a name up in.
+pub(super) fn no_users(at: &Instruction, span: Span, name: &str) -> Diagnostic {
+    Diagnostic::error(format!("an empty image has no users: `{name}` can not be looked up"))
+        .at(&at.source, span)
+        .hint("give the owner by numbers, as in `1000:1000`")
+}
+
 /// A half of the owner that is a name.
-fn named(owner: &Owner) -> Option<&str> {
+pub(super) fn named(owner: &Owner) -> Option<&str> {
     [Some(&owner.user), owner.group.as_ref()].into_iter().flatten().find_map(|id| match id {
         Id::Name(name) => Some(name.as_str()),
         Id::Number(_) => None,

@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
 use crate::parser::ast::{CommandLine, Instruction, Word};
 use crate::parser::flags::{Flags, Takes};
 use crate::parser::lines::{Heredoc, LogicalLine};
+use crate::parser::slip;
 use crate::parser::stage::StageBuild;
 use crate::parser::syntax::{self, Piece};
 
@@ -154,6 +155,9 @@ fn unknown(request: &Request, keyword: &str) -> Diagnostic {
     let shown: String = keyword.chars().take(80).collect();
     let error =
         Diagnostic::error(format!("unknown instruction: {shown}")).at(request.source, request.keyword_span);
+    if let Some(hint) = slip::hint(keyword) {
+        return error.hint(hint);
+    }
     match nearest(keyword, KEYWORDS.iter().copied()) {
         Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
         None => error,
@@ -285,9 +289,10 @@ impl<'a> Request<'a> {
                 // Blanks part the pairs before anybody looks for variables.
                 let before = &self.arguments.text[..word.start];
                 let inside = before.rfind("${").is_some_and(|open| !before[open..].contains('}'));
-                return Err(error.hint(match inside {
-                    true => "a value with blanks, inside `${…}` too, stands in quotes".to_owned(),
-                    false => format!("{keyword} takes pairs of the form name=value"),
+                return Err(error.hint(match slip::foreign_letter(self.arguments.text) {
+                    _ if inside => "a value with blanks, inside `${…}` too, stands in quotes".to_owned(),
+                    Some(hint) => hint,
+                    None => format!("{keyword} takes pairs of the form name=value"),
                 }));
             };
             if at == 0 {

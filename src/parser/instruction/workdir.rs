@@ -3,7 +3,7 @@
 use crate::diagnostic::Diagnostic;
 use crate::llb::{FileAction, FileOp, MkdirAction, Op};
 use crate::parser::ast::{Instruction, Word};
-use crate::parser::instruction::Request;
+use crate::parser::instruction::{Request, copy};
 use crate::parser::path;
 use crate::parser::stage::StageBuild;
 
@@ -37,6 +37,11 @@ impl Workdir {
                     .at(&at.source, at.span)
             })?),
         };
+        if stage.is_scratch()
+            && let Some(name) = owner.as_ref().and_then(copy::named)
+        {
+            return Err(copy::no_users(at, at.span, name));
+        }
         let action = FileAction::Mkdir(MkdirAction { path, mode: 0o755, owner });
         let inputs = vec![stage.state.tree];
         let vertex = stage.add(at, Op::File(FileOp { actions: vec![action] }), inputs, name)?;

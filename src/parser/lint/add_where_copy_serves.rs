@@ -39,6 +39,9 @@ fn is_plain(source: &str) -> bool {
     let name = source.to_lowercase();
     let remote = name.contains("://") || name.starts_with("git@");
     let archive = name.contains(".tar") || ARCHIVES.iter().any(|end| name.ends_with(end));
-    // What a wildcard stands for may well be an archive.
-    !remote && !archive && !name.contains(['*', '?', '['])
+    // What a wildcard stands for may well be an archive, and so may a file whose name says nothing. Of a
+    // directory the name ends in a slash, or is a dot.
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let says_what = last.is_empty() || last == "." || last.trim_start_matches('.').contains('.');
+    !remote && !archive && says_what && !name.contains(['*', '?', '['])
 }

@@ -18,7 +18,10 @@ fn check(stage: &Stage, found: &mut Findings) {
         let Some(commands) = script::commands(step.instruction) else { continue };
         let apt = |verbs: &[&str]| commands.iter().any(|command| command.is_apt(verbs));
         let removes = commands.iter().any(|command| {
-            let names_lists = |word: &String| word.contains("/var/lib/apt");
+            let names_lists = |word: &String| {
+                let texts = if step.expands_braces { script::braces(word) } else { vec![word.clone()] };
+                texts.iter().any(|text| text.contains("/var/lib/apt"))
+            };
             command.words.iter().any(names_lists) && !command.is_apt(&[])
         });
         if !apt(&["update"]) || !apt(script::INSTALLING) {

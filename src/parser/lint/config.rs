@@ -7,7 +7,15 @@
 
 use std::collections::BTreeSet;
 
-use super::Rule;
+use crate::diagnostic::{Diagnostic, Span, nearest};
+
+use super::file::File;
+use super::{RULES, Rule};
+
+/// The build argument.
+pub(super) const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+/// How many misspelt names are told at most.
+const NOTES: usize = 20;
 
 /// What was asked of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,10 +108,64 @@ impl Config {
         self.error.add(&other.error);
     }
 
+    /// The names that no rule has.
+    fn unknown(&self) -> impl Iterator<Item = &str> {
+        [&self.skip, &self.experimental, &self.error].into_iter().flat_map(Names::unknown)
+    }
+
     /// Whether the rule may find something.
     pub fn admits(&self, rule: &Rule) -> bool {
         if rule.experimental { self.experimental.contains(rule) } else { !self.skip.contains(rule) }
     }
+}
+
+/// What counts of a directive: whatever stands behind a blank is a remark, as with BuildKit.
+pub(super) fn first_word(value: &str) -> &str {
+    value.split_whitespace().next().unwrap_or_default()
+}
+
+/// What to say of names that no rule has: in the configuration of the whole file, and in comments. That
+/// of the file is the build argument if there is one.
+pub(super) fn notes(file: &File, argument: Option<&str>) -> Vec<Diagnostic> {
+    let hinted = |name: &str, note: Diagnostic| match nearest(name, RULES.iter().map(|rule| rule.name)) {
+        Some(near) => note.hint(format!("did you mean `{near}`?")),
+        None => note.hint("`stave check --explain` lists the rules"),
+    };
+    let mut notes = Vec::new();
+    let mut placed = Vec::new();
+    match (argument, &file.check) {
+        (Some(argument), _) => {
+            for name in Config::parse(argument).unwrap_or_default().unknown() {
+                let note = format!("the build argument {ARGUMENT}: there is no rule `{name}`");
+                notes.push(hinted(name, Diagnostic::warning(note)));
+            }
+        }
+        (None, Some(directive)) => {
+            placed.push((Config::parse(first_word(&directive.value)).unwrap_or_default(), directive.span));
+        }
+        (None, None) => {}
+    }
+    for line in &file.lines {
+        if let Some(comment) = line.comments.iter().find(|comment| comment.is_config()) {
+            placed.push((line.config.clone(), comment.span));
+        }
+    }
+    for (config, span) in &placed {
+        for name in config.unknown() {
+            let text = super::text_at(&file.source, *span);
+            let place = match text.find(name) {
+                Some(at) => Span::new(span.start + at, span.start + at + name.len()),
+                None => *span,
+            };
+            let note = Diagnostic::warning(format!("there is no rule `{name}`")).at(&file.source, place);
+            notes.push(hinted(name, note));
+        }
+        if notes.len() >= NOTES {
+            break;
+        }
+    }
+    notes.truncate(NOTES);
+    notes
 }
 
 /// Go's booleans, or names of rules.

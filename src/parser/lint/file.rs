@@ -33,6 +33,20 @@ pub(crate) struct Comment {
     pub span: Span,
 }
 
+impl Comment {
+    /// What it asks of the rules, as it is written: `check=…`, up to the first blank.
+    fn config(&self) -> Option<&str> {
+        let (name, value) = self.text.split_once('=')?;
+        let is_check = name.trim().eq_ignore_ascii_case("check");
+        is_check.then(|| value.split_whitespace().next().unwrap_or_default())
+    }
+
+    /// Whether it asks anything of the rules.
+    pub fn is_config(&self) -> bool {
+        self.config().is_some()
+    }
+}
+
 /// An instruction's line.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -169,12 +183,7 @@ fn comments(text: &str, start: usize, directives: &[Span]) -> (Vec<Comment>, boo
 /// What the first comment of the form `check=…` asks for; a text that is none asks for nothing, as
 /// it is somebody's prose.
 fn config(comments: &[Comment]) -> Config {
-    let check = |comment: &Comment| {
-        let (name, value) = comment.text.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("check").then(|| value.trim().to_owned())
-    };
-    let Some(value) = comments.iter().find_map(check) else { return Config::default() };
-    let value = value.split_whitespace().next().unwrap_or_default();
+    let value = comments.iter().find_map(Comment::config).unwrap_or_default();
     Config::parse(value).unwrap_or_default()
 }
 

@@ -7,12 +7,13 @@
 //! Linting stands beside lowering and shares nothing with it but the plan: [`check`] finds what it can
 //! in a file that does not parse, without the images that it is built on, and runs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::diagnostic::{Code, Diagnostic, Severity, SourceText, Span};
 use crate::digest::{Digest, ImageId};
 use crate::image::ImageConfig;
 use crate::parser::ast::Word;
+use crate::parser::entitlement::Entitlements;
 use crate::parser::instruction::Kind;
 use crate::parser::options::{BuildOptions, ImageNeed, ResolvedImage};
 use crate::parser::{Dockerfile, lower, plan};
@@ -233,31 +234,36 @@ pub struct Report {
     pub bad_config: Option<Diagnostic>,
     /// Images that were not known.
     pub unknown: Vec<ImageNeed>,
+    /// What is odd about the configuration of the rules and does no harm; for checks. A name that no
+    /// rule has may be that of another version's.
+    pub notes: Vec<Diagnostic>,
 }
 
 impl Report {
+    /// The findings that were made errors.
+    pub fn violations(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.is_error)
+    }
+
+    /// The names of the rules that found them, sorted.
+    pub fn violated(&self) -> BTreeSet<&'static str> {
+        self.violations().map(|finding| finding.rule.name).collect()
+    }
+
     /// The error that findings add up to where they were made errors, if any were; or what is wrong
     /// with the configuration that says which are.
     pub fn failure(&self) -> Option<Diagnostic> {
         if let Some(error) = &self.bad_config {
             return Some(error.clone());
         }
-        let mut names: Vec<&str> = self
-            .findings
-            .iter()
-            .filter(|finding| finding.is_error)
-            .map(|finding| finding.rule.name)
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        let first = self.findings.iter().find(|finding| finding.is_error)?;
-        let list: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let first = self.violations().next()?;
+        let list: Vec<String> = self.violated().iter().map(|name| format!("`{name}`")).collect();
         let mut error = Diagnostic::error(format!(
             "lint rules that count as errors found something: {}",
             list.join(", ")
         ));
         error = error.at(&first.source, first.location.span);
-        for other in self.findings.iter().filter(|finding| finding.is_error).skip(1).take(20) {
+        for other in self.violations().skip(1).take(20) {
             error = error.label(other.location.span, other.rule.name);
         }
         Some(error.hint("`# check=error=true`, or BUILDKIT_DOCKERFILE_CHECK, makes findings errors"))
@@ -333,6 +339,9 @@ pub fn check(input: &Input) -> Report {
             return report;
         }
     };
+    if input.scope == Scope::Check {
+        report.notes = config::notes(&file, input.options.build_arg(config::ARGUMENT));
+    }
     let ignored = stages::ignored(input);
     let mut stages = Vec::new();
     let plan;
@@ -378,8 +387,10 @@ pub fn check(input: &Input) -> Report {
         }
         found.extend(findings.found);
     }
-    found.sort_by_key(|finding: &Finding| (finding.location.first, finding.location.span));
+    // What was made an error is told whatever else there is.
+    found.sort_by_key(|finding: &Finding| (!finding.is_error, finding.location.first, finding.location.span));
     found.truncate(FINDING_LIMIT);
+    found.sort_by_key(|finding: &Finding| (finding.location.first, finding.location.span));
     report.findings = found;
     if let (Ok(dockerfile), Scope::Check, true) = (&parsed, input.scope, report.errors.is_empty()) {
         report.errors = lowering_errors(dockerfile, input);
@@ -390,13 +401,12 @@ pub fn check(input: &Input) -> Report {
 /// The configuration for the whole file: the build argument, or else the directive, and what was
 /// asked for besides.
 fn config_of(input: &Input, file: &File) -> Result<Config, Diagnostic> {
-    const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
     let hint = "for example `skip=RuleA,RuleB;error=true`, or `skip=all`";
-    let mut config = match (input.options.build_arg(ARGUMENT), &file.check) {
+    let mut config = match (input.options.build_arg(config::ARGUMENT), &file.check) {
         (Some(text), _) => Config::parse(text).map_err(|error| {
-            Diagnostic::error(format!("the build argument {ARGUMENT}: {error}")).hint(hint)
+            Diagnostic::error(format!("the build argument {}: {error}", config::ARGUMENT)).hint(hint)
         })?,
-        (None, Some(directive)) => Config::parse(&directive.value).map_err(|error| {
+        (None, Some(directive)) => Config::parse(config::first_word(&directive.value)).map_err(|error| {
             Diagnostic::error(error.to_string()).at(&file.source, directive.span).hint(hint)
         })?,
         (None, None) => Config::default(),
@@ -409,6 +419,8 @@ fn config_of(input: &Input, file: &File) -> Result<Config, Diagnostic> {
 fn lowering_errors(dockerfile: &Dockerfile, input: &Input) -> Vec<Diagnostic> {
     let mut images = input.images.clone();
     let mut options = input.options.clone();
+    // What a file asks for is no mistake of the file.
+    options.entitlements = Entitlements::all();
     if let Some(ignore) = input.ignore {
         match crate::parser::ignore::ignore(ignore) {
             Ok(patterns) => options.excludes = patterns.into_iter().map(|one| one.pattern).collect(),
@@ -416,13 +428,18 @@ fn lowering_errors(dockerfile: &Dockerfile, input: &Input) -> Vec<Diagnostic> {
         }
     }
     let all = options.target.is_none();
+    let mut unknown = false;
     // Triggers of known images may name others still; each round knows at least one more.
     loop {
         let needs = match lower::lower_stages(dockerfile, &options, &images, all) {
-            Err(errors) => return errors,
+            // Variables of an image that is not known may be what is said to be missing.
+            Err(errors) => {
+                return errors.into_iter().filter(|error| !(unknown && expands(dockerfile, error))).collect();
+            }
             Ok(lower::Lowering::Done(_)) => return Vec::new(),
             Ok(lower::Lowering::Needs(needs)) => needs,
         };
+        unknown = true;
         for need in needs {
             let image = ResolvedImage {
                 id: ImageId(Digest::of(need.reference.to_string().as_bytes())),
@@ -434,16 +451,40 @@ fn lowering_errors(dockerfile: &Dockerfile, input: &Input) -> Vec<Diagnostic> {
     }
 }
 
-/// What the ARGs of each stage come to, by name.
-pub(crate) fn argument_values(
-    plan: &plan::Plan,
-    dockerfile: &Dockerfile,
-    file: &File,
-    input: &Input,
-) -> Vec<Vec<(String, String)>> {
+/// Whether an error is about an instruction that has variables in it.
+fn expands(dockerfile: &Dockerfile, error: &Diagnostic) -> bool {
+    let Some((span, _)) = error.labels.first() else { return false };
+    let mut instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    instructions
+        .find(|one| one.span.start <= span.start && span.end <= one.span.end)
+        .is_some_and(|one| one.text.contains('$'))
+}
+
+/// What the words of a stage come to, as far as an outline shows them.
+pub(crate) struct Values {
+    /// The ARGs, by name.
+    pub arguments: Vec<(String, String)>,
+    /// The options of mounts, by where the word is: places in the text are shared in a quoted flag.
+    options: HashMap<*const Word, String>,
+}
+
+impl Values {
+    /// What the value of a mount's option comes to; none if it can not be expanded.
+    pub fn get(&self, word: &Word) -> Option<&str> {
+        self.options.get(&std::ptr::from_ref(word)).map(String::as_str)
+    }
+}
+
+/// The values of each stage.
+pub(crate) fn stage_values<'a>(
+    plan: &'a plan::Plan<'a>,
+    dockerfile: &'a Dockerfile,
+    file: &'a File,
+    input: &'a Input<'a>,
+) -> Vec<Values> {
     let wanted = vec![true; plan.stages.len()];
     let stages = stages::stages(plan, dockerfile, file, input, &wanted, None);
-    let values = |step: &Step| {
+    let arguments = |step: &Step| {
         let Kind::Arg(arg) = &step.instruction.kind else { return Vec::new() };
         let value = |(name, default): &(Word, Option<Word>)| {
             let written = step.of(Role::Value).find(|word| Some(word.word) == default.as_ref());
@@ -452,7 +493,18 @@ pub(crate) fn argument_values(
         };
         arg.declarations.iter().filter_map(value).collect()
     };
-    stages.iter().map(|stage| stage.steps.iter().flat_map(values).collect()).collect()
+    let of_mounts = |step: &Step| -> Vec<_> {
+        let is_run = matches!(step.instruction.kind, Kind::Run(_));
+        let options = step.of(Role::Option).filter(|_| is_run);
+        options.map(|one| (std::ptr::from_ref(one.word), one.text.clone())).collect()
+    };
+    stages
+        .iter()
+        .map(|stage| Values {
+            arguments: stage.steps.iter().flat_map(arguments).collect(),
+            options: stage.steps.iter().flat_map(of_mounts).collect(),
+        })
+        .collect()
 }
 
 /// What a span of bytes says, for rules that look at the text.

@@ -12,19 +12,20 @@ pub(super) const RULE: Definition = Definition {
 fn check(stage: &Stage, found: &mut Findings) {
     for step in &stage.steps {
         let Some(commands) = script::commands(step.instruction) else { continue };
-        let Some(first) = commands.iter().find(|command| !command.program().is_empty()) else { continue };
         if !commands.iter().all(script::Command::is_of_the_shell) {
             continue;
         }
-        let (what, hint) = match first.program() {
-            "cd" => ("the directory", "use WORKDIR"),
-            "export" => ("the variable", "use ENV, or ARG for the build alone"),
-            _ => ("what it sets", "put it into the RUN that needs it"),
+        // `true` sets nothing, so what is said is about the first command that does.
+        let mut programs = commands.iter().map(script::Command::program).filter(|name| !name.is_empty());
+        let Some(first) = programs.clone().next() else { continue };
+        let setting = programs.find(|name| !matches!(*name, "true" | ":"));
+        let forgotten = |what| format!("this RUN has no effect: {what} is forgotten when its shell ends");
+        let (message, hint) = match setting {
+            Some("cd") => (forgotten("the directory"), "use WORKDIR"),
+            Some("export") => (forgotten("the variable"), "use ENV, or ARG for the build alone"),
+            Some(_) => (forgotten("what it sets"), "put it into the RUN that needs it"),
+            None => ("this RUN has no effect: it does nothing".to_owned(), "leave it out"),
         };
-        found.add_hinted(
-            step.find(first.program()),
-            format!("this RUN has no effect: {what} is forgotten when its shell ends"),
-            hint,
-        );
+        found.add_hinted(step.find(setting.unwrap_or(first)), message, hint);
     }
 }

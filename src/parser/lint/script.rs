@@ -109,12 +109,35 @@ pub(super) fn mounts_over(instruction: &Instruction, path: &str) -> bool {
     let Kind::Run(run) = &instruction.kind else { return false };
     run.mounts.iter().any(|mount| {
         let value = |wanted: Key| {
-            let found = mount.options.iter().find(|(key, _)| *key == wanted);
-            found.and_then(|(_, value)| value.as_ref()).map(|value| value.text.as_str())
+            let found = mount.options.iter().find(|option| option.key == wanted);
+            found.and_then(|option| option.value.as_ref()).map(|value| value.text.as_str())
         };
         let kept_out = matches!(value(Key::Type), Some("cache" | "tmpfs"));
         kept_out && value(Key::Target).is_some_and(|at| at.starts_with(path) || path.starts_with(at))
     })
+}
+
+/// The words that bash makes of one with `{a,b}` in it; nested braces and ranges stay as they are, and so
+/// do words that are longer than paths are: ten pairs of braces make a thousand words.
+pub(super) fn braces(word: &str) -> Vec<String> {
+    const LIMIT: usize = 16;
+    if word.len() > 256 {
+        return vec![word.to_owned()];
+    }
+    let group = |word: &str| {
+        let (before, rest) = word.split_once('{')?;
+        let (inside, after) = rest.split_once('}')?;
+        let several = (1..LIMIT).contains(&inside.matches(',').count()) && !inside.contains('{');
+        several.then(|| inside.split(',').map(|part| format!("{before}{part}{after}")).collect())
+    };
+    let mut words = vec![word.to_owned()];
+    while words.len() < LIMIT {
+        let Some(next) = words.iter().map(|word| group(word)).collect::<Option<Vec<Vec<String>>>>() else {
+            break;
+        };
+        words = next.concat();
+    }
+    words
 }
 
 /// Takes a script apart at `;`, `&`, `|`, parentheses and line ends.
@@ -226,6 +249,18 @@ mod tests {
         assert_eq!(piped, [true, false, false]);
         assert_eq!(words("unclosed 'quote"), [["unclosed", "quote"]]);
         assert_eq!(words("a \\\n b"), [["a", "b"]]);
+    }
+
+    #[test]
+    fn braces_make_words() {
+        assert_eq!(braces("/{a,b}/*"), ["/a/*", "/b/*"]);
+        assert_eq!(braces("{a,b}{c,}"), ["ac", "a", "bc", "b"]);
+        for plain in ["a", "{a}", "${A}", "{1..3}", "{a,", "}{"] {
+            assert_eq!(braces(plain), [plain]);
+        }
+        assert_eq!(braces(&"{a,b}".repeat(20)).len(), 16);
+        assert_eq!(braces(&"{a,b}".repeat(100)).len(), 1);
+        assert_eq!(braces(&format!("{{{}}}", ",".repeat(100))).len(), 1);
     }
 
     #[test]

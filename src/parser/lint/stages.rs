@@ -69,6 +69,8 @@ pub(super) struct Step<'a> {
     pub words: Vec<Expanded<'a>>,
     /// Whether a SHELL was set by then.
     pub has_shell: bool,
+    /// Whether that shell makes several words of `{a,b}`.
+    pub expands_braces: bool,
     /// Whether a WORKDIR of this file was before it.
     pub has_workdir: bool,
 }
@@ -148,6 +150,7 @@ struct State {
     /// The base image's variables are not known.
     unknown: bool,
     has_shell: bool,
+    expands_braces: bool,
     has_workdir: bool,
 }
 
@@ -232,6 +235,7 @@ pub(super) fn stages<'a>(
                 on_build: step.on_build,
                 words: Vec::new(),
                 has_shell: state.has_shell,
+                expands_braces: state.expands_braces,
                 has_workdir: state.has_workdir,
             };
             expand(&mut seen, &mut state, plan, input, &mut budget);
@@ -267,7 +271,9 @@ fn of_image(config: Option<&ImageConfig>) -> State {
     let mut state = State { unknown: config.is_none(), ..State::default() };
     if let Some(config) = config {
         state.env = Environment::of_image(&config.config.env);
-        state.has_shell = config.config.shell.as_ref().is_some_and(|shell| !shell.is_empty());
+        let shell = config.config.shell.as_deref().unwrap_or_default();
+        state.has_shell = !shell.is_empty();
+        state.expands_braces = expands_braces(shell);
     }
     if state.env.get("PATH").is_none() {
         state.env.set("PATH", "/bin");
@@ -330,10 +336,19 @@ fn expand<'a>(step: &mut Step<'a>, state: &mut State, plan: &Plan, input: &Input
                 }
             }
         }
-        Kind::Shell(_) => state.has_shell = true,
+        Kind::Shell(shell) => {
+            state.has_shell = true;
+            state.expands_braces = expands_braces(&shell.shell);
+        }
         Kind::Workdir(_) => state.has_workdir = true,
         _ => {}
     }
+}
+
+/// Whether scripts are run by a shell that makes several words of `{a,b}`; POSIX knows nothing of that.
+fn expands_braces(shell: &[String]) -> bool {
+    let program = shell.first().and_then(|program| program.rsplit('/').next());
+    matches!(program, Some("bash" | "zsh" | "ksh" | "mksh"))
 }
 
 /// The words of an instruction in which variables are expanded.
@@ -355,7 +370,7 @@ fn words(kind: &Kind) -> Vec<(Role, &Word)> {
         Kind::Expose(expose) => expose.ports.iter().map(|port| (Role::Port, port)).collect(),
         Kind::Run(run) => {
             let options = run.mounts.iter().flat_map(|mount| &mount.options);
-            options.filter_map(|(_, value)| Some((Role::Option, value.as_ref()?))).collect()
+            options.filter_map(|option| Some((Role::Option, option.value.as_ref()?))).collect()
         }
         Kind::Cmd(_)
         | Kind::Entrypoint(_)

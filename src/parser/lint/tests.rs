@@ -162,7 +162,7 @@ fn every_stage_is_checked_unless_a_target_was_given() {
 
 #[test]
 fn a_build_runs_the_rules_of_buildkit_on_what_it_needs() {
-    let text = "FROM scratch AS first\nCMD one\nFROM scratch\nADD a /b\nCMD two\n";
+    let text = "FROM scratch AS first\nCMD one\nFROM scratch\nADD a.c /b\nCMD two\n";
     let source = SourceText::new("Dockerfile", text);
     let (images, options) = (BTreeMap::new(), options());
     let run = |extra: &Config| {
@@ -305,6 +305,77 @@ fn our_own_rules_leave_the_ordinary_alone() {
             .collect();
         assert_eq!(names, [] as [&str; 0], "{fine}");
     }
+}
+
+/// The hints of a rule's findings.
+fn hints(name: &str, text: &str) -> Vec<String> {
+    let report = check_with(text, &options(), None, &Config::default());
+    let findings = report.findings.into_iter().filter(|finding| finding.rule.name == name);
+    findings.map(|finding| finding.hint.unwrap_or_default()).collect()
+}
+
+#[test]
+fn hints_that_help() {
+    let advice = "declare it with ARG, or set it with ENV, above this line";
+    assert_eq!(hints("UndefinedVar", "FROM x\nENV a=$b\n"), [advice]);
+    assert_eq!(hints("UndefinedVar", "FROM x\nENV a=${d:+e}\n"), [advice]);
+    assert_eq!(hints("UndefinedVar", "FROM x\nARG b\nENV a=$b\n"), [] as [&str; 0]);
+    let workdir = |path: &str| hints("WorkdirRelativePath", &format!("FROM x\nWORKDIR {path}\n")).concat();
+    assert_eq!(workdir("./a"), "write `/a`, or begin with an absolute WORKDIR");
+    assert_eq!(workdir("\"a b\""), "write `/a b`, or begin with an absolute WORKDIR");
+    assert_eq!(workdir("$NO_SUCH/a"), "");
+    for empty in ["\"\"", ".", "./", ".."] {
+        assert_eq!(workdir(empty), "begin with an absolute WORKDIR, such as `/app`", "{empty}");
+    }
+}
+
+#[test]
+fn a_run_that_sets_nothing_is_said_to_do_nothing() {
+    let messages = |script: &str| {
+        let report = check_with(&format!("FROM x\nRUN {script}\n"), &options(), None, &Config::default());
+        let findings = report.findings.into_iter().filter(|finding| finding.rule.name == "RunWithoutEffect");
+        findings.map(|finding| finding.message).collect::<String>()
+    };
+    assert_eq!(messages("true"), "this RUN has no effect: it does nothing");
+    assert_eq!(messages(":"), "this RUN has no effect: it does nothing");
+    assert!(messages("true && cd /x").contains("the directory is forgotten"));
+    assert!(messages("umask 0").contains("what it sets is forgotten"));
+}
+
+#[test]
+fn braces_name_lists_where_the_shell_expands_them() {
+    let names = |shell: &str| {
+        let script = "apt-get update && apt-get install -y zip && rm -rf /var/{lib/apt/lists,cache/apt}/*";
+        let text = format!("FROM debian:12\n{shell}\nRUN {script}\n");
+        let report = check_with(&text, &options(), None, &Config::default());
+        report.findings.iter().any(|finding| finding.rule.name == "AptListsKept")
+    };
+    assert!(!names("SHELL [\"/bin/bash\", \"-c\"]"));
+    assert!(names("SHELL [\"/bin/dash\", \"-c\"]"));
+    assert!(names(""));
+}
+
+#[test]
+fn names_that_no_rule_has_are_noted() {
+    let notes = |text: &str, options: &BuildOptions| -> Vec<String> {
+        let report = check_with(text, options, None, &Config::default());
+        report.notes.iter().map(|note| note.render(false)).collect()
+    };
+    let text = "# check=skip=FromAsCassing\nFROM scratch\n# check=skip=Zzz,UndefinedVar\nLABEL a=b\n";
+    let found = notes(text, &options());
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("Dockerfile:1:14\n") && found[0].ends_with("did you mean `FromAsCasing`?"));
+    assert!(found[1].contains("Dockerfile:3:14\n") && found[1].ends_with("lists the rules"));
+    // The build argument takes the place of the directive.
+    let mut given = options();
+    given.build_args.insert("BUILDKIT_DOCKERFILE_CHECK".to_owned(), Some("skip=UndefinedVra".to_owned()));
+    let found = notes("# check=skip=FromAsCassing\nFROM scratch\n", &given);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("did you mean `UndefinedVar`?"), "{found:?}");
+    assert_eq!(
+        notes("# check=skip=all;error=true\nFROM scratch\n# check it\nLABEL a=b\n", &options()).len(),
+        0
+    );
 }
 
 #[test]

@@ -30,10 +30,7 @@ fn check(stage: &Stage, found: &mut Findings) {
                 let hint = match &unset.near {
                     Some(near) => format!("did you mean `${near}`?"),
                     None if has_default => "it always has its default here: declare it with ARG".to_owned(),
-                    None => format!(
-                        "declare it with ARG, set it with ENV, or give a default: `${{{}:-value}}`",
-                        unset.name
-                    ),
+                    None => "declare it with ARG, or set it with ENV, above this line".to_owned(),
                 };
                 found.add_hinted(place, message, hint);
             }

@@ -18,17 +18,17 @@ fn check(stage: &Stage, found: &mut Findings) {
         if path.starts_with('/') || is_of_windows(path) {
             continue;
         }
-        found.add_hinted(
-            step.place(workdir.path.span),
-            format!(
-                "the working directory `{}` is relative to one that the base image chose",
-                workdir.path.text
-            ),
-            format!(
-                "write `/{}`, or begin with an absolute WORKDIR",
-                workdir.path.text.trim_start_matches("./")
-            ),
-        );
+        // The base image may not be known, nor then what its variables come to; quotes mean nothing in
+        // the advice.
+        let written = &workdir.path.text;
+        let path = if written.contains('$') { written } else { path };
+        let hint = match path.trim_start_matches("./").trim_start_matches('.') {
+            "" => "begin with an absolute WORKDIR, such as `/app`".to_owned(),
+            _ => format!("write `/{}`, or begin with an absolute WORKDIR", path.trim_start_matches("./")),
+        };
+        let message =
+            format!("the working directory `{written}` is relative to one that the base image chose");
+        found.add_hinted(step.place(workdir.path.span), message, hint);
     }
 }
 

@@ -36,8 +36,11 @@ pub(super) fn run(init: Init<'_>, status: OwnedFd) -> ! {
     let mut status = File::from(status);
     let failure = match prepare(init) {
         Ok(Ready { args, env }) => {
-            // Nobody reads it if the launcher is gone, and then we are about to be killed.
-            let _ = status.write_all(b"x");
+            // If nobody reads it, the launcher died before its death was a signal to us.
+            if status.write_all(b"x").is_err() {
+                // SAFETY: as below.
+                unsafe { libc::_exit(1) }
+            }
             program::execute(&args, &env)
         }
         Err(failure) => failure,

@@ -79,7 +79,8 @@ pub(super) fn make_parents(
     root.parents.iter().map(|entry| copier.make_directory(entry)).collect()
 }
 
-/// Gives those that were made the attributes of their originals.
+/// Gives those that were made the attributes of their originals, and those that were there the mode, as
+/// BuildKit does.
 pub(super) fn finish_parents(
     base: &OwnedFd,
     tree: &Tree,
@@ -89,11 +90,13 @@ pub(super) fn finish_parents(
 ) -> Result<(), CopyError> {
     let copier = Copier { base, prefix: OsStr::new(""), tree, root, spec };
     for (entry, made) in root.parents.iter().zip(made).rev() {
+        let path = copier.target(entry);
+        let file = File::from(copier.open_directory(&path)?);
         if *made {
-            let attributes = copier.attributes(entry, Xattrs::new());
-            let path = copier.target(entry);
-            let file = File::from(copier.open_directory(&path)?);
-            write::finish(&file, &shown(&path), &attributes)?;
+            write::finish(&file, &shown(&path), &copier.attributes(entry, Xattrs::new()))?;
+        } else {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+                .map_err(|error| CopyError::Write { path: shown(&path), source: error.into() })?;
         }
     }
     Ok(())

@@ -458,7 +458,7 @@ fn parents_and_excludes() {
         "dst/src/a/ 755 0:0@",
         "dst/src/a/1.txt 1 644 0:0@",
         "kept/ 755 0:0",
-        "kept/src/ 700 0:0",
+        "kept/src/ 750 0:0",
         "kept/src/b/ 711 0:0@",
         "kept/src/b/3.txt 3 644 0:0@",
         "pivot/ 755 0:0",
@@ -505,6 +505,18 @@ fn what_was_hashed_is_what_is_copied() {
         let error = trees.run_listed(&tree, &listing, &action).unwrap_err().to_string();
         assert_eq!(error, "`t/a` changed during the build", "{change}");
     }
+}
+
+/// Their mode only, as BuildKit does: not their owner, not their time.
+#[test]
+fn parents_that_are_there_get_the_mode() {
+    needs_root!();
+    let trees = trees(
+        "mkdir -p d/e; touch d/e/f; chmod 750 d",
+        "mkdir -p o/d/e; chmod 1777 o/d; chmod 700 o/d/e o; chown 5:6 o/d o/d/e",
+    );
+    trees.run(action("d/e/f", "/o/").parents());
+    trees.holds(&["o/ 700 0:0", "o/d/ 750 5:6", "o/d/e/ 755 5:6", "o/d/e/f  644 0:0@"]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Solver<'_> {
         for name in missing {
             self.environment
                 .progress
-                .warn(format!("no file describes the device `{name}`: the step runs without it"));
+                .warn(format!("no file describes the device {name}: the step runs without it"));
         }
         mounted.mounts.extend(device_mounts);
         let mut env = self.variables(op)?;

@@ -116,15 +116,17 @@ fn place_at(body: &Path, file: &Path) -> Result<(), FetchError> {
     copied.map_err(FetchError::io("copy what was downloaded"))
 }
 
-/// Downloads a file to `to`, for a build context.
+/// Downloads a file to `to`, for a build context. Gives its age, in seconds since the epoch, if the server
+/// says it.
 ///
 /// # Errors
 /// What the network, the server and the store give.
-pub fn download(fetcher: &Fetcher<'_>, url: &RemoteUrl, to: &Path) -> Result<(), FetchError> {
+pub fn download(fetcher: &Fetcher<'_>, url: &RemoteUrl, to: &Path) -> Result<Option<i64>, FetchError> {
     as_step(fetcher, format!("[internal] load remote build context {url}"), |step| {
         let place = fetcher.store.remote(RemoteKind::Http, url.reveal())?;
         let (known, _) = current(fetcher, &place, url, step)?;
-        place_at(&place.path().join(known.digest.hex()), to)
+        place_at(&place.path().join(known.digest.hex()), to)?;
+        Ok(known.validators.modified_at())
     })
 }
 
@@ -197,6 +199,9 @@ fn time_of(seconds: i64) -> Option<SystemTime> {
 
 /// What the person gave for the host: `HTTP_AUTH_TOKEN_<host>`, or a whole `HTTP_AUTH_HEADER_<host>`.
 fn authorization(fetcher: &Fetcher<'_>, url: &RemoteUrl) -> Result<Option<Secret>, FetchError> {
+    if !super::may_carry_secrets(url.reveal()) {
+        return Ok(None);
+    }
     let host = host_of(url.reveal());
     if let Some(token) = fetcher.secret(&format!("HTTP_AUTH_TOKEN_{host}"))? {
         return Ok(Some(Secret::new(format!("Bearer {}", token.reveal()))));

@@ -8,16 +8,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
 use crate::digest::TreeIdentity;
+use crate::llb::RemoteUrl;
 use crate::progress::{Progress, Step};
 use crate::registry::{Client, RegistryError, Secret};
 use crate::store::{Store, StoreError};
 
+use super::ssh::Agent;
 use super::{Cancel, Local};
 
 pub mod git;
@@ -30,8 +33,10 @@ use git::GitError;
 pub struct Settings {
     /// The git program, if there is one.
     pub git: Option<GitProgram>,
-    /// The socket of the agent that ssh asks for keys; without one it has none.
-    pub ssh_agent: Option<PathBuf>,
+    /// The agent that ssh asks for keys, whatever repository it is for; without one it has none.
+    pub ssh_agent: Option<Agent>,
+    /// The agent for these repositories alone: the contexts that the person named.
+    pub context_agent: Option<(Agent, Vec<RemoteUrl>)>,
     /// Host keys that the person trusts already.
     pub known_hosts: Option<PathBuf>,
     /// The most bytes that a downloaded file may have.
@@ -43,8 +48,22 @@ pub const DOWNLOAD_LIMIT: u64 = 64 << 30;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { git: None, ssh_agent: None, known_hosts: None, download_limit: DOWNLOAD_LIMIT }
+        Self {
+            git: None,
+            ssh_agent: None,
+            context_agent: None,
+            known_hosts: None,
+            download_limit: DOWNLOAD_LIMIT,
+        }
     }
+}
+
+/// Whether a token may go there: over HTTPS, or to this machine. In clear over a network it is anybody's.
+fn may_carry_secrets(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+    url.scheme() == "https" || (url.scheme() == "http" && is_here)
 }
 
 /// How git is run.

@@ -25,6 +25,9 @@ fn two_builds_are_one_image() {
     assert!(other.build(&sample(), &[EPOCH, "-o", REWRITTEN]).ok().stdout == first);
     let image = Exported::read(&first);
     assert_eq!(image.text("d/f"), "x\n");
+    let layers = image.manifest["layers"].as_array().unwrap();
+    assert!(layers[0]["annotations"].is_null());
+    assert!(layers[1..].iter().all(|one| one["annotations"]["buildkit/rewritten-timestamp"] == "1700000000"));
     assert_eq!(image.config["created"], "2023-11-14T22:13:20Z");
     let history = image.config["history"].as_array().unwrap();
     assert_eq!(history[0]["created"], "2024-01-02T03:04:05Z", "the base keeps its own");
@@ -53,6 +56,25 @@ fn the_environment_and_the_dockerfile_say_it_too() {
     store.build(&plain, &["--build-arg=SOURCE_DATE_EPOCH=soon"]).code(1).says(&["`SOURCE_DATE_EPOCH=soon`"]);
     let wrong = context("ARG SOURCE_DATE_EPOCH=soon\nFROM scratch\n", &[]);
     store.build(&wrong, &[]).code(1).says(&["Dockerfile:1:5", "seconds since 1970"]);
+}
+
+#[test]
+fn an_output_has_an_epoch_of_its_own() {
+    let Some(store) = Store::with_base() else { return };
+    for (text, first) in [
+        ("FROM scratch\nCOPY a /\nENV K=v\n", "2017-07-14T02:40:00Z"),
+        // The base was made later, and stays what it is.
+        ("FROM busybox\nCOPY a /\n", "2024-01-02T03:04:05Z"),
+    ] {
+        let plain = context(text, &[("a", "")]);
+        let output = "type=oci,dest=-,source-date-epoch=1500000000";
+        let image = Exported::read(&store.build(&plain, &[EPOCH, "-o", output]).ok().stdout);
+        let history = image.config["history"].as_array().unwrap();
+        assert_eq!(image.config["created"], "2017-07-14T02:40:00Z");
+        assert_eq!(history[0]["created"], first);
+        assert_eq!(history[1]["created"], "2017-07-14T02:40:00Z");
+        assert_eq!(image.index[0]["annotations"]["org.opencontainers.image.created"], "2017-07-14T02:40:00Z");
+    }
 }
 
 #[test]

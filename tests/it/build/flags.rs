@@ -27,6 +27,49 @@ fn build_arg() {
 }
 
 #[test]
+fn switches_have_values() {
+    let store = Store::empty();
+    let plain = context("FROM scratch\nCOPY a /\n", &[("a", "")]);
+    store.build(&plain, &["--no-cache=T", "--force-rm=1", "--check=false", "-D", "--detach=false"]).ok();
+    let cached = |flag: &str| store.build(&plain, &[flag]).ok().count(" CACHED");
+    assert_eq!((cached("--no-cache=false"), cached("--no-cache=true"), cached("--no-cache")), (1, 0, 0));
+    assert_eq!(store.build(&plain, &["-qt", "named"]).ok().text().lines().count(), 1);
+    assert_eq!(store.build(&plain, &["--progress=quiet"]).ok().text().lines().count(), 1);
+    store.build(&plain, &["--check=true"]).ok();
+    store.build(&plain, &["--print=targets"]).ok();
+    for (flags, words) in [
+        (&["--no-cache=maybe"][..], "true"),
+        (&["--detach"], "in the background"),
+        (&["--policy=x"], "not evaluated"),
+        (&["--label==b"], "the name is missing"),
+        (&["--build-arg==b"], "the name is missing"),
+        (&["-q", "--progress=rawjson"], "cannot be used together"),
+        (&["--build-context=BASE=x"], "`BASE` is no name"),
+    ] {
+        store.build(&plain, flags).code(2).says(&[words]);
+    }
+}
+
+#[test]
+fn an_id_of_an_earlier_build_does_not_stay() {
+    let store = Store::empty();
+    let file = store.path("iid");
+    let good = context("FROM scratch\nCOPY a /\n", &[("a", "")]);
+    store.build(&good, &["--iidfile", &file]).ok();
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("sha256:"));
+    store.build(&context("FROM scratch\nCOPY b /\n", &[]), &["--iidfile", &file]).code(1);
+    assert!(!std::path::Path::new(&file).exists());
+}
+
+#[test]
+fn a_platform_by_default() {
+    let store = Store::empty().env("DOCKER_DEFAULT_PLATFORM", "linux/riscv64");
+    let plain = context("FROM scratch\nCOPY a /\n", &[("a", "")]);
+    assert_eq!(store.build_exported(&plain, &[]).config["architecture"], "riscv64");
+    assert_eq!(store.build_exported(&plain, &["--platform=linux/arm64"]).config["architecture"], "arm64");
+}
+
+#[test]
 fn build_context() {
     let Some(store) = Store::with_base() else { return };
     let other = context("", &[("a", "of the other")]);
@@ -35,6 +78,8 @@ fn build_context() {
     let flags = ["--build-context", &from, "--build-context=base=docker-image://busybox"];
     assert_eq!(store.build_exported(&main, &flags).text("a"), "of the other");
     store.build(&main, &["--build-context=other=/nowhere/at/all"]).code(1).says(&["/nowhere/at/all"]);
+    let last = ["--build-context=other=/nowhere", flags[0], flags[1], flags[2]];
+    assert_eq!(store.build_exported(&main, &last).text("a"), "of the other");
 }
 
 #[test]

@@ -41,11 +41,74 @@ fn oci_to_a_file_a_folder_and_standard_output() {
     let annotations = &image.index[0]["annotations"];
     assert_eq!(annotations["io.containerd.image.name"], "docker.io/library/app:1");
     assert_eq!(annotations["org.opencontainers.image.ref.name"], "1");
+    // Of the second, as the image itself.
+    let created = image.config["created"].as_str().unwrap();
+    assert_eq!(annotations["org.opencontainers.image.created"].as_str().unwrap()[..19], created[..19]);
     let piped = store.build(&context, &["-t", "app:1", "-o", &output("dest=-")]).ok();
     assert!(piped.stdout == bytes, "the same image gives the same archive");
     let folder = store.path("layout");
     store.build(&context, &["-t", "app:1", "-o", &output(&format!("dest={folder},tar=false"))]).ok();
     check(&Exported::read_folder(Path::new(&folder)));
+}
+
+#[test]
+fn a_layout_is_added_to() {
+    let store = Store::empty();
+    let folder = store.path("layout");
+    let build = |text: &str, attribute: &str| {
+        let output = format!("type=oci,dest={folder},tar=false{attribute}");
+        store.build(&context(&format!("FROM scratch\nLABEL a={text}\n"), &[]), &["-o", &output])
+    };
+    let names = || {
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(format!("{folder}/index.json")).unwrap()).unwrap();
+        let manifests = index["manifests"].as_array().unwrap().clone();
+        let name = |entry: &serde_json::Value| {
+            entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap().to_owned()
+        };
+        manifests.iter().map(|entry| (name(entry), entry["digest"].clone())).collect::<Vec<_>>()
+    };
+    build("1", ",name=x:one").ok();
+    build("2", ",name=x:two").ok();
+    build("3", "").ok();
+    let first = names();
+    assert_eq!(first.iter().map(|entry| entry.0.as_str()).collect::<Vec<_>>(), ["one", "two", "latest"]);
+    build("4", ",name=x:one").ok();
+    build("3", "").ok();
+    let second = names();
+    assert_eq!(second.iter().map(|entry| entry.0.as_str()).collect::<Vec<_>>(), ["two", "one", "latest"]);
+    assert!(second[0] == first[1] && second[1].1 != first[0].1 && second[2] == first[2]);
+    std::fs::write(format!("{folder}/index.json"), "no index").unwrap();
+    build("5", "").code(1).says(&["`index.json` that is no index"]);
+    // Nor does an error speak of files that nobody knows.
+    let output = format!("type=oci,dest={folder}/none/a.tar");
+    let ended = store.build(&context("FROM scratch\n", &[]), &["-o", &output]).code(1);
+    let ended = ended.says(&["none/a.tar`: No such file or directory (os error 2)"]);
+    assert!(!ended.stderr.contains(".tmp"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_folder_is_mirrored_if_asked() {
+    let store = Store::empty();
+    let place = tempfile::tempdir().unwrap();
+    let (folder, outside) = (place.path().join("d"), place.path().join("outside"));
+    std::fs::create_dir_all(folder.join("old/deep")).unwrap();
+    std::fs::create_dir_all(folder.join("kept")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("f"), "mine").unwrap();
+    std::fs::write(folder.join("kept/old"), "").unwrap();
+    std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
+    let context = context("FROM scratch\nCOPY new /kept/new\n", &[("new", "n")]);
+    let output = |mode: &str| format!("type=local,dest={},mode={mode}", folder.display());
+    store.build(&context, &["-o", &output("copy")]).ok();
+    assert!(folder.join("kept/old").exists() && folder.join("kept/new").exists());
+    store.build(&context, &["-o", &output("delete")]).ok();
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((names(&folder), names(&folder.join("kept"))), (vec!["kept".into()], vec!["new".into()]));
+    assert!(outside.join("f").exists(), "no link is followed");
 }
 
 #[test]

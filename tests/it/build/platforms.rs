@@ -207,7 +207,8 @@ fn a_registry_gets_every_image_and_the_index() {
     assert_eq!(one.inspect(&again)["Architecture"], "arm64");
     assert!(one.inspect(&again).get("Index").is_none());
     if has(&["skopeo"]) {
-        let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")]);
+        let there = format!("docker://{name}");
+        let raw = tool("skopeo", &["inspect", "--raw", "--no-creds", "--tls-verify=false", &there]);
         assert_eq!(Digest::of(&raw.stdout).to_string(), index.as_str().unwrap());
     }
 }
@@ -253,7 +254,7 @@ fn annotations_go_where_they_are_sent() {
     let all: Vec<&str> = [BOTH].iter().chain(&flags).copied().collect();
     let layout = Layout::archive(&store.build(&sample(), &all).ok().stdout);
     let (root, index) = layout.index();
-    assert_eq!(root["annotations"], json!({ "top": "4" }));
+    assert_eq!(root["annotations"]["top"], "4");
     assert_eq!(index["annotations"], json!({ "both": "3", "More": "5" }));
     let entries = &index["manifests"];
     assert_eq!(entries[0]["annotations"], json!({ "both": "3" }));

@@ -102,6 +102,8 @@ fn dockerfiles_of_other_encodings_and_names() {
     assert_eq!(Exported::read(&ended.stdout).text("lower"), "text");
     std::fs::write(file("latin"), b"# caf\xe9\nFROM busybox\n  # Gr\xf6\xdfe\nCOPY a /a\n").unwrap();
     store.stave(["build", OUT, "-f", &file("latin"), folder]).ok();
+    store.stave_with(["build", OUT, "-f", "-", folder], b"# caf\xe9\nFROM busybox\n").ok();
+    store.stave_with(["build", OUT, "-"], b"# caf\xe9\nFROM busybox\n").ok();
     std::fs::write(file("latin"), b"FROM busybox\nLABEL a=caf\xe9\n").unwrap();
     store.stave(["build", OUT, "-f", &file("latin"), folder]).code(1).says(&["not UTF-8", "line 2"]);
     std::fs::write(file("latin"), b"FROM busybox\nCOPY <<EOT /a\n# caf\xe9\nEOT\n").unwrap();

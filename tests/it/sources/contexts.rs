@@ -50,6 +50,29 @@ fn a_repository_as_context() {
 }
 
 #[test]
+fn a_context_says_how_old_the_image_is() {
+    let Some(git) = Repositories::start() else { return };
+    let (web, store) = (Web::new(), Store::empty());
+    git.make("r.git").write("Dockerfile", "FROM scratch\nCOPY . /\n").commit("first");
+    let text = "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nARG SOURCE_DATE_EPOCH\n\
+                LABEL at=$SOURCE_DATE_EPOCH\nCOPY . /\n";
+    let bytes = archive(&[("Dockerfile", text)]);
+    let then = "Sun, 06 Nov 1994 08:49:37 GMT";
+    web.put("/dated.tar", Reply::new(200).body(bytes.clone()).header("Last-Modified", then));
+    let flag = "--build-arg=SOURCE_DATE_EPOCH=context";
+    assert_eq!(exported(&store, &[flag, &git.url("r.git")]).config["created"], "2001-09-09T01:46:40Z");
+    for flags in [&[][..], &[flag]] {
+        let image = exported(&store, &[flags, &[&web.url("/dated.tar")]].concat());
+        assert_eq!(image.config["created"], "1994-11-06T08:49:37Z");
+        assert_eq!(image.config["config"]["Labels"]["at"], "784111777");
+    }
+    // A directory has no time of its own.
+    let local = context(text, &[]);
+    let ended = store.build(&local, &[flag]).ok();
+    assert!(!ended.stderr.contains("SOURCE_DATE_EPOCH=context"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_repository_shows_nothing_of_this_machine() {
     let Some(git) = Repositories::start() else { return };
     let store = Store::empty();

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use super::server::{Repositories, files};
-use crate::harness::{Exported, Store, context};
+use super::server::{Reply, Repositories, Server, files};
+use crate::harness::{Exported, Store, context, has};
 
 #[track_caller]
 fn add(store: &Store, line: &str) -> Exported {
@@ -18,6 +18,9 @@ fn fails(store: &Store, line: &str, words: &[&str]) {
 
 #[test]
 fn branches_tags_commits_and_directories() {
+    if !has(&["a range of ids"]) {
+        return;
+    }
     let Some(git) = Repositories::start() else { return };
     let store = Store::empty();
     let repository = git.make("r.git");
@@ -40,6 +43,8 @@ fn branches_tags_commits_and_directories() {
         (&format!("#{first}"), "one"),
         (&format!("?commit={second}"), "two"),
         (&format!("?ref=old&checksum={}", &first[..10]), "one"),
+        (&format!("?commit={}", &second[..8]), "two"),
+        (&format!("?checksum={}#old", &first[..1]), "one"),
     ] {
         let image = add(&store, &format!("ADD {url}{reference} /d"));
         assert_eq!(image.text("d/file"), want, "{reference}");
@@ -52,6 +57,10 @@ fn branches_tags_commits_and_directories() {
     let image = add(&store, &format!("ADD --exclude=sub --chown=5:6 {url} /s/"));
     assert_eq!(image.last_layer(), ["s", "s/file"]);
     assert_eq!(image.files()["s/file"].uid, 5);
+    let image = add(&store, &format!("ADD --checksum={} {url} /d", &second[..2]));
+    assert_eq!(image.text("d/file"), "two");
+    let other = if second.starts_with('0') { "1" } else { "0" };
+    fails(&store, &format!("ADD {url}?commit={other} /x"), &["`HEAD` of", &format!("not {other}")]);
     fails(&store, &format!("ADD {url}#none /x"), &["has no branch and no tag `none`", "Dockerfile:2"]);
     fails(&store, &format!("ADD {url}#{} /x", &first[..8]), &["whole id"]);
     fails(&store, &format!("ADD {url}#main:nowhere /x"), &["has no directory `nowhere`"]);
@@ -62,6 +71,25 @@ fn branches_tags_commits_and_directories() {
     );
     fails(&store, &format!("ADD {url}#{} /x", "0".repeat(40)), &["no commit 0000"]);
     fails(&store, &format!("ADD {} /x", git.url("none.git")), &["cannot ask for references of"]);
+}
+
+#[test]
+fn repositories_with_longer_ids() {
+    let Some(git) = Repositories::start() else { return };
+    let (store, folder) = (Store::empty(), tempfile::tempdir().unwrap());
+    let bare = git.make("r.git").bare.with_file_name("long.git");
+    let ask = |args: &[&str]| super::server::git(folder.path(), args);
+    ask(&["init", "-q", "--bare", "--object-format=sha256", bare.to_str().unwrap()]);
+    ask(&["init", "-q", "--object-format=sha256", "-b", "main"]);
+    std::fs::write(folder.path().join("file"), "one").unwrap();
+    ask(&["add", "file"]);
+    ask(&["commit", "-q", "-m", "first"]);
+    ask(&["push", "-q", bare.to_str().unwrap(), "HEAD:refs/heads/main"]);
+    let id = ask(&["rev-parse", "HEAD"]);
+    let url = git.url("long.git");
+    for reference in ["#main", &format!("#{id}"), "?ref=main&keep-git-dir=true"] {
+        assert_eq!(text_of(&store, &format!("ADD {url}{reference} /d"), "d/file"), "one", "{reference}");
+    }
 }
 
 #[test]
@@ -223,6 +251,18 @@ fn plain_servers_are_enough_and_credentials_stay_secret() {
         fine
     });
     let host = web.host();
+    // One repository is asked for one reference after another, in every way.
+    let store = Store::empty();
+    repository.git(&["tag", "-a", "-m", "a tag", "v1", &first]);
+    repository.push();
+    repository.update_server_info();
+    for reference in ["?tag=v1&keep-git-dir=true", "?keep-git-dir=true", "#main", "?keep-git-dir=true#main"] {
+        let want = if reference.contains("v1") { "one" } else { "two" };
+        assert_eq!(text_of(&store, &format!("ADD http://u:p@{host}/r.git{reference} /d"), "d/file"), want);
+    }
+    let line = format!("ADD --keep-git-dir http://u:p@{host}/r.git#{first} /d");
+    assert_eq!(text_of(&store, &line, "d/file"), "one");
+    seen.lock().unwrap().clear();
     // In the URL.
     let store = Store::empty();
     let line = format!("ADD http://user:canary@{host}/r.git#main /d");
@@ -250,6 +290,36 @@ fn plain_servers_are_enough_and_credentials_stay_secret() {
     // Without any it says what to do.
     let store = Store::empty();
     fails(&store, &format!("ADD http://{host}/r.git /d"), &["GIT_AUTH_TOKEN"]);
+}
+
+/// git itself sends a header on to wherever a server points (it knows of one origin only).
+#[test]
+fn a_token_follows_no_redirect() {
+    let Some(git) = Repositories::start() else { return };
+    let repository = git.make("r.git");
+    repository.write("file", "one").commit("first");
+    repository.update_server_info();
+    let seen = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&seen);
+    let there = files(repository.bare.parent().unwrap().to_owned(), move |request| {
+        log.lock().unwrap().push(request.header("authorization").map(str::to_owned));
+        true
+    });
+    let target = there.host();
+    let here = Server::start(move |seen| {
+        Reply::new(302).header("Location", format!("http://{target}{}", seen.path))
+    });
+    let store = Store::empty();
+    let file = store.path("token");
+    std::fs::write(&file, "t0ken").unwrap();
+    let text = context(&format!("FROM scratch\nADD http://{}/r.git /d\n", here.host()), &[]);
+    let secret = format!("--secret=id=GIT_AUTH_TOKEN.{},src={file}", here.host());
+    store.build(&text, &[&secret]).code(1);
+    assert!(seen.lock().unwrap().is_empty());
+    // Without one there is nothing to lose.
+    let image = store.build_exported(&text, &[]);
+    assert_eq!(image.text("d/file"), "one");
+    assert!(seen.lock().unwrap().iter().all(Option::is_none));
 }
 
 #[test]
@@ -311,6 +381,41 @@ fn ssh_gets_an_agent_only_for_contexts() {
     let ended = store.stave(["build", "--output=type=oci,dest=-", &url]).ok();
     assert_eq!(Exported::read(&ended.stdout).text("f"), "one");
     assert!(log().contains("agent=/nowhere/agent"));
+    // One that a Dockerfile names is no context, though the same host has both.
+    let other = git.make("private.git");
+    other.write("file", "mine").commit("first");
+    let text = format!(
+        "FROM scratch\nADD ssh://git@example.org{}#main /d\nCOPY --from=c file /c\n",
+        other.bare.display()
+    );
+    store.build(&context(&text, &[]), &[&format!("--build-context=c={url}"), "--no-cache"]).ok();
+    let calls = log();
+    for call in calls.split("home=").filter(|call| call.contains("example.org")) {
+        let agent = call.lines().find(|line| line.starts_with("agent=")).unwrap();
+        let expected = if call.contains("private.git") { "agent=" } else { "agent=/nowhere/agent" };
+        assert_eq!(agent, expected, "{call}");
+    }
+    assert!(calls.contains("private.git"));
+    // What --ssh gives is for every source; keys from files are served by a socket of ours.
+    let socket = folder.path().join("own");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let text = format!("FROM scratch\nADD git@example.org:{place}#main /d\n");
+    let ssh = format!("--ssh=default={}", socket.display());
+    store.build(&context(&text, &[]), &["--no-cache", &ssh]).ok();
+    assert!(log().contains(&format!("agent={}\n", socket.display())));
+    let other = format!("--ssh=other={}", socket.display());
+    store.build(&context(&text, &[]), &["--no-cache", &other]).ok();
+    assert!(log().contains("agent=\n"));
+    let Some(keygen) = crate::harness::find_program("ssh-keygen") else { return };
+    let key = folder.path().join("key");
+    let made =
+        std::process::Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.unwrap().success());
+    std::fs::write(&program, SSH.replace("for last", "ssh-add -l >>\"${0%/*}/log\" 2>&1\nfor last")).unwrap();
+    let ssh = format!("--ssh=default={}", key.display());
+    store.build(&context(&text, &[]), &["--no-cache", &ssh]).ok();
+    let text = log();
+    assert!(text.contains("(ED25519)"), "{text}");
 }
 
 fn text_of(store: &Store, line: &str, file: &str) -> String {

@@ -1,7 +1,6 @@
 //! `stave build`: what was typed becomes a request; the engine does the rest.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,14 +26,16 @@ mod remote;
 mod values;
 
 use deliver::deliver;
-pub(super) use dockerfile::{DOCKERFILE_LIMIT, ignore_file, in_any_case, read_dockerfile};
 use dockerfile::{archived_dockerfile, read_context};
+pub(super) use dockerfile::{ignore_file, in_any_case, read_dockerfile, read_stdin};
 pub(super) use values::build_args;
 pub use values::extra_host;
-use values::{named_context, pair, secret, split};
+use values::{named_context, pair, secret, split, switch};
 
 /// Build an image from a Dockerfile
+// As with Docker, the last of two values counts, so that a script's can be taken back.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// The build context: a directory, a URL, a git repository (`URL.git#REF:DIR`), or `-` for a tar
     /// archive or a Dockerfile on standard input
@@ -69,7 +70,7 @@ pub struct Args {
     #[arg(long, default_value = "default", value_parser = ["default", "host", "none"])]
     network: String,
     /// Run every step, whatever is cached
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true, value_parser = switch, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     no_cache: bool,
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
@@ -90,7 +91,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
     /// Print nothing but the image's id
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true, value_parser = switch, hide_default_value = true, value_name = "BOOL")]
     quiet: bool,
     /// Put the image into the store, which is the default
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true)]
@@ -104,8 +105,17 @@ pub struct Args {
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     rm: Option<bool>,
     /// Docker's; intermediate containers are always removed here
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = switch)]
+    force_rm: Option<bool>,
+    /// Docker's; there is nothing more to tell
+    #[arg(short = 'D', long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = switch)]
+    debug: Option<bool>,
+    /// Docker's; only `false`, since nothing but this program builds
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true, value_parser = switch)]
+    detach: bool,
+    /// Docker's; refused, since policies of that kind are not evaluated
     #[arg(long, hide = true)]
-    force_rm: bool,
+    policy: Vec<String>,
     #[command(flatten)]
     limits: Box<limits::Limits>,
     #[command(flatten)]
@@ -118,11 +128,22 @@ pub fn plain_options(platform: &Platform) -> BuildOptions {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    if let Some(call) = args.call.wanted() {
+    if let Some(call) = args.call.wanted()? {
         return call::run(context, &args, call);
     }
     args.images.parse()?;
+    refuse_dockers_own(&args)?;
     let outputs = outputs(&args)?;
+    if let Some(file) = &args.iidfile {
+        // Whoever reads it after a build that failed must not find the image of an earlier one.
+        match std::fs::remove_file(file) {
+            Err(error) if file.is_file() => {
+                return Err(Failure::new(format!("cannot remove `{}`: {error}", file.display())));
+            }
+            _ => {}
+        }
+    }
+    let quiet = form(&args) == Form::Quiet;
     context
         .with_engine(form(&args), |engine| {
             let (request, _unpacked) = request(engine, &args)?;
@@ -140,15 +161,31 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             Ok((id, built.warnings))
         })
         .map(|(id, warnings)| {
-            if let (true, Some(id)) = (args.quiet, &id) {
+            if let (true, Some(id)) = (quiet, &id) {
                 say_line!("{id}");
-            } else if !args.quiet {
+            } else if !quiet {
                 for warning in warnings {
                     tell_line!("{}", warning.render(false));
                 }
             }
             ExitCode::SUCCESS
         })
+}
+
+/// What Docker takes and what would be a lie here, or makes no sense.
+fn refuse_dockers_own(args: &Args) -> Result<(), Failure> {
+    if args.detach {
+        return Err(Failure::usage("--detach: there is nothing that would go on building without you")
+            .hint("let your shell run it in the background: `stave build … &`"));
+    }
+    if let Some(policy) = args.policy.first() {
+        return Err(Failure::usage(format!("--policy `{policy}`: policies of that kind are not evaluated"))
+            .hint("name images and sources by their digests"));
+    }
+    if args.quiet && args.progress == Form::Rawjson {
+        return Err(Failure::usage("--progress=rawjson and --quiet cannot be used together"));
+    }
+    Ok(())
 }
 
 /// How progress is shown.
@@ -192,9 +229,11 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
     let from_stdin = |path: &Path| path.as_os_str() == "-";
     let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
     let secrets: BTreeMap<String, Vec<u8>> = secrets.into_iter().flatten().collect();
-    let build_args = build_args(&args.build_arg);
+    let build_args = build_args(&args.build_arg)?;
     let named = args.build_context.iter().filter_map(|text| Some(text.split_once('=')?.1));
-    let sources = remote::settings(&args.path.to_str().into_iter().chain(named).collect::<Vec<_>>());
+    let agents = args.limits.agents()?;
+    let places: Vec<&str> = args.path.to_str().into_iter().chain(named).collect();
+    let sources = remote::settings(&places, agents.get("default"));
     let fetcher = engine.fetcher(&sources, &secrets);
     let mut piped = None;
     let mut unpacked = None;
@@ -228,6 +267,7 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         args.path.clone()
     };
     let is_local = fetched.is_none() && !from_stdin(&args.path);
+    let context_epoch = fetched.as_ref().and_then(|fetched| fetched.made);
     let (remote_context, in_context) =
         fetched.map_or((None, None), |fetched| (fetched.source, fetched.dockerfile));
     // As with BuildKit, ignore files leave nothing out of what is fetched or came as an archive.
@@ -237,11 +277,7 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
     };
     let (dockerfile, ignore) = match (&args.file, piped) {
         (None, Some(text)) => (SourceText::new("Dockerfile", text), None),
-        (Some(file), _) if from_stdin(file) => {
-            let mut text = String::new();
-            std::io::stdin().take(DOCKERFILE_LIMIT).read_to_string(&mut text)?;
-            (SourceText::new("-", text), own_ignore_file(None)?)
-        }
+        (Some(file), _) if from_stdin(file) => (read_stdin()?, own_ignore_file(None)?),
         _ if elsewhere.is_some() || in_context.is_some() => {
             let dockerfile = elsewhere.or(in_context).expect("one of them is there");
             (dockerfile, own_ignore_file(None)?)
@@ -259,8 +295,9 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
     let mut contexts = BTreeMap::from([("context".to_owned(), folder)]);
     let mut layouts = BTreeMap::new();
     let mut named_contexts = BTreeMap::new();
-    for text in &args.build_context {
-        let (name, value) = pair("--build-context", text)?;
+    // The last of equal names counts, and nobody looks at the others.
+    let given = args.build_context.iter().map(|text| pair("--build-context", text));
+    for (name, value) in given.collect::<Result<BTreeMap<_, _>, _>>()? {
         let named = named_context(&name, &value, &mut contexts, &mut layouts)?;
         named_contexts.insert(name, named);
     }
@@ -271,14 +308,15 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
     } else {
         NoCache::Stages(args.no_cache_filter.clone())
     };
+    let hosts = args.add_host.iter().flat_map(|text| text.split(','));
     let options = BuildOptions {
         build_args: images::with_epoch(build_args),
         target: args.target.clone(),
-        labels: args.label.iter().map(|text| split(text)).collect(),
+        labels: args.label.iter().map(|text| split("--label", text)).collect::<Result<_, _>>()?,
         platform: None,
         host: Platform::host(),
         named_contexts,
-        extra_hosts: args.add_host.iter().map(|text| extra_host(text)).collect::<Result<_, _>>()?,
+        extra_hosts: hosts.map(extra_host).collect::<Result<_, _>>()?,
         network: match args.network.as_str() {
             "none" => Network::None,
             "host" => Network::Host,
@@ -289,6 +327,7 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         entitlements: args.limits.entitlements(args.network == "host")?,
         limits: args.limits.seen()?,
         remote_context,
+        context_epoch: context_epoch.map(|seconds| seconds.to_string()).unwrap_or_default(),
         multi_platform: false,
     };
     let request = BuildRequest {
@@ -296,9 +335,9 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         ignore,
         contexts,
         options,
-        platforms: args.images.platform.clone(),
+        platforms: args.images.platforms()?,
         secrets,
-        agents: args.limits.agents()?,
+        agents,
         resources: args.limits.resources()?,
         device_folders: args.limits.device_folders(),
         sources,

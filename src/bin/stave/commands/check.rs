@@ -1,6 +1,5 @@
 //! `stave check`: what lint rules and the parser have to say about a Dockerfile, without a build.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use stave::parser::lint::{self, Config, Names, RULES};
 use stave::platform::Platform;
 use stave::store::Store;
 
-use super::build::{DOCKERFILE_LIMIT, build_args, ignore_file, in_any_case, read_dockerfile};
+use super::build::{build_args, ignore_file, in_any_case, read_dockerfile, read_stdin};
 use super::context::Context;
 use crate::ambient;
 use crate::failure::Failure;
@@ -61,7 +60,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     }
     let (dockerfile, ignore) = files(&args)?;
     let options = BuildOptions {
-        build_args: build_args(&args.build_arg),
+        build_args: build_args(&args.build_arg)?,
         target: args.target.clone(),
         platform: args.platform.clone(),
         ..BuildOptions::new(Platform::host())
@@ -82,18 +81,19 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 fn files(args: &Args) -> Result<(SourceText, Option<SourceText>), Failure> {
     let is_stdin = |path: &Path| path.as_os_str() == "-";
     if is_stdin(&args.path) || args.file.as_deref().is_some_and(is_stdin) {
-        let mut text = String::new();
-        std::io::stdin().take(DOCKERFILE_LIMIT).read_to_string(&mut text)?;
         let folder = if is_stdin(&args.path) { Path::new(".") } else { &args.path };
-        return Ok((SourceText::new("-", text), ignore_file(folder, None)?));
+        return Ok((read_stdin()?, ignore_file(folder, None)?));
     }
-    let (folder, file) = match (&args.file, args.path.is_file()) {
-        (None, true) => {
+    // A pipe or a device holds a Dockerfile as a file does, but nothing that belongs to it is beside it.
+    let kind = std::fs::metadata(&args.path).ok().filter(|metadata| !metadata.is_dir());
+    let (folder, file) = match (&args.file, kind) {
+        (None, Some(metadata)) => {
             let folder = args.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.filter(|_| metadata.is_file());
             (folder.unwrap_or(Path::new(".")).to_owned(), args.path.clone())
         }
         (Some(file), _) => (args.path.clone(), in_any_case(file.clone())),
-        (None, false) => (args.path.clone(), in_any_case(args.path.join("Dockerfile"))),
+        (None, None) => (args.path.clone(), in_any_case(args.path.join("Dockerfile"))),
     };
     let inside = args.file.as_ref().map(|file| folder.join(file));
     Ok((read_dockerfile(&file, inside.as_deref())?, ignore_file(&folder, Some(&file))?))

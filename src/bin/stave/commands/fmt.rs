@@ -1,6 +1,6 @@
 //! `stave fmt`
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -104,10 +104,34 @@ fn read(from: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives `file` another text, all at once; its mode and its owner stay, and a link stays one.
+/// Gives `file` another text; its mode and its owner stay, and links stay what they are.
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     let target = file.canonicalize()?;
     let old = std::fs::metadata(&target)?;
+    // A file with two names would part with one of them.
+    if old.nlink() > 1 {
+        return overwrite(&target, text);
+    }
+    exchange(&target, &old, text).or_else(|error| match error.kind() {
+        // The folder is not this user's, or the file is a mount.
+        ErrorKind::PermissionDenied | ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem => {
+            overwrite(&target, text)
+        }
+        _ => Err(error),
+    })
+}
+
+/// Writes into the file that is there. What stops it midway leaves half a text, so this is for files that
+/// cannot be exchanged.
+fn overwrite(target: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(target)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)?;
+    file.sync_all()
+}
+
+/// Puts a file with the text into the place of `target`, all at once.
+fn exchange(target: &Path, old: &std::fs::Metadata, text: &str) -> std::io::Result<()> {
     let folder = target.parent().unwrap_or(Path::new("/"));
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(text.as_bytes())?;
@@ -118,6 +142,6 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     // After the owner, which takes setuid bits with it.
     temporary.as_file().set_permissions(old.permissions())?;
     temporary.as_file().sync_all()?;
-    temporary.persist(&target)?;
+    temporary.persist(target)?;
     Ok(())
 }

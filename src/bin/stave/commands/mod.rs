@@ -44,6 +44,9 @@ pub struct Arguments {
     /// $XDG_DATA_HOME/stave for an ordinary user]
     #[arg(long, value_name = "DIR", env = "STAVE_ROOT", global = false)]
     root: Option<PathBuf>,
+    /// Docker's; there is nothing more to tell
+    #[arg(short = 'D', long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    debug: Option<bool>,
     #[command(subcommand)]
     pub verb: Verb,
 }

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
+use stave::digest::ImageId;
 use stave::reference::Reference;
+use stave::store::Store;
 use stave::store::prune::Pruned;
 
 use super::context::{Context, find_image};
@@ -25,7 +27,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let image = find_image(&store, text)?;
         let names = store.names_of(image.id)?;
         let named = Reference::parse(text).ok().filter(|name| names.contains(name));
-        let gone: Vec<Reference> = match named {
+        let gone: Vec<Reference> = match named.clone() {
             Some(name) => vec![name],
             None if names.len() > 1 && !args.force => {
                 return Err(Failure::new(format!("image {} has {} names", image.id.0.short(), names.len()))
@@ -33,6 +35,9 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             }
             None => names,
         };
+        if named.is_none() && !args.force {
+            refuse_parts(&store, image.id, &gone)?;
+        }
         let mut images = vec![image.id];
         for name in gone {
             // An index goes with all of its images.
@@ -52,4 +57,20 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     }
     store.sweep(&mut Pruned::default())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever gives the id of one image of several under a name may not know of the others.
+fn refuse_parts(store: &Store, image: ImageId, names: &[Reference]) -> Result<(), Failure> {
+    for name in names {
+        let members = store.index_named(name)?.map_or(0, |index| index.members.len());
+        if members > 1 {
+            let name = name.familiar();
+            return Err(Failure::new(format!(
+                "image {} is one of {members} that `{name}` stands for",
+                image.0.short()
+            ))
+            .hint(format!("remove all of them with `stave rmi {name}`, or pass --force")));
+        }
+    }
+    Ok(())
 }

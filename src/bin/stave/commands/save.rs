@@ -1,7 +1,9 @@
 //! `stave save`
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use stave::exporter::{self, Package, Packing, layout};
@@ -81,15 +83,14 @@ pub fn write_file(
     let failed = |error: std::io::Error| Failure::new(format!("cannot write `{}`: {error}", path.display()));
     // A device or a pipe is written as it is.
     if path.metadata().is_ok_and(|there| !there.is_file()) {
-        let mut file = std::fs::File::options().write(true).open(&path).map_err(failed)?;
+        let mut file = File::options().write(true).open(&path).map_err(failed)?;
         return write(&mut file);
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(std::path::Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let folder = folder.unwrap_or(Path::new("."));
+    // Made by hand, so that an error does not speak of a file whose name nobody knows.
+    let make = |path: &Path| File::options().write(true).create_new(true).mode(0o644).open(path);
+    let mut file = tempfile::Builder::new().make_in(folder, make).map_err(failed)?;
     write(&mut file)?;
     file.persist(&path).map_err(|error| failed(error.error))?;
     Ok(())

@@ -37,6 +37,11 @@ pub fn report(source: &SourceText, report: &Report) -> Value {
     });
     if let Some(error) = report.errors.first() {
         out["buildError"] = build_error(error);
+    } else if let Some(first) = report.violations().next() {
+        // In BuildKit's words, which programs may look for.
+        let rules: Vec<&str> = report.violated().into_iter().collect();
+        let message = format!("lint violation found for rules: {}", rules.join(", "));
+        out["buildError"] = json!({ "message": message, "location": place(first.location) });
     }
     out
 }
@@ -90,6 +95,23 @@ pub fn targets(source: &SourceText, targets: &[Target]) -> Value {
         Value::Object(one)
     };
     json!({ "targets": targets.iter().map(target).collect::<Vec<_>>(), "sources": [data(source)] })
+}
+
+/// What can be asked instead of a build, as BuildKit's `subrequests.describe` lists it.
+pub fn methods() -> Value {
+    let one = |(name, description): (&str, &str)| {
+        json!({
+            "name": name,
+            "version": super::METHODS_VERSION,
+            "type": "rpc",
+            "description": description,
+            "opts": null,
+            "inputs": null,
+            "metadata": [{ "name": "result.json", "description": "" }],
+            "refs": null,
+        })
+    };
+    super::METHODS.into_iter().map(one).collect()
 }
 
 fn build_error(error: &Diagnostic) -> Value {

@@ -1,7 +1,7 @@
 //! The form for people: words underlined, and tables as BuildKit's tools print them.
 
 use stave::diagnostic::printable;
-use stave::parser::lint::Report;
+use stave::parser::lint::{Family, Report};
 use stave::parser::outline::{Need, Outline, Target};
 
 /// Whoever has more to mend will run it again.
@@ -12,7 +12,12 @@ pub fn report(report: &Report, colour: bool) -> String {
     let mut out = String::new();
     for finding in report.findings.iter().take(SHOWN) {
         out.push_str(&finding.diagnostic().render(colour));
-        out.push_str(&format!("\nsee {}\n\n", finding.rule.reference()));
+        // A page of our own is in the program, wherever that is installed.
+        let page = match finding.rule.family {
+            Family::Stave => format!("`stave check --explain {}`", finding.rule.name),
+            Family::BuildKit => finding.rule.reference(),
+        };
+        out.push_str(&format!("\nsee {page}\n\n"));
     }
     if let Some(more) = report.findings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
         out.push_str(&format!("{more} more are not shown\n\n"));
@@ -25,8 +30,9 @@ pub fn report(report: &Report, colour: bool) -> String {
         1 => format!("1 {what}"),
         number => format!("{number} {what}s"),
     };
-    let errors = report.errors.len();
-    let summary = match (report.findings.len(), errors) {
+    let violations = report.violations().count();
+    let errors = report.errors.len() + violations;
+    let summary = match (report.findings.len() - violations, errors) {
         (0, 0) => "Check complete: nothing found".to_owned(),
         (findings, 0) => format!("Check complete: {}", count(findings, "warning")),
         (0, _) => format!("Check failed: {}", count(errors, "error")),
@@ -80,6 +86,15 @@ pub fn targets(targets: &[Target]) -> String {
     let rows: Vec<[String; 2]> =
         targets.iter().map(|target| [name(target), target.description.clone()]).collect();
     columns(&["TARGET", "DESCRIPTION"], &rows, 1)
+}
+
+/// What can be asked instead of a build.
+pub fn methods() -> String {
+    let rows = super::METHODS.map(|(name, description)| {
+        let name = name.strip_prefix("frontend.").unwrap_or(name);
+        [name.to_owned(), super::METHODS_VERSION.to_owned(), description.to_owned()]
+    });
+    columns(&["NAME", "VERSION", "DESCRIPTION"], &rows, 1)
 }
 
 /// A header and rows as columns, so many blanks apart.

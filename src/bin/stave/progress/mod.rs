@@ -2,7 +2,6 @@
 //!
 //! All of it goes to standard error; standard output is for data.
 
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stave::diagnostic::printable;
@@ -41,7 +40,7 @@ impl Form {
     /// What `auto` means here.
     fn resolved(self) -> Self {
         match self {
-            Self::Auto if std::io::stderr().is_terminal() => Self::Tty,
+            Self::Auto if crate::terminal::is_capable(std::io::stderr()) => Self::Tty,
             Self::Auto => Self::Plain,
             other => other,
         }

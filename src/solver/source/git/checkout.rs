@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use super::program::{Call, Git, Reach};
-use super::{Found, kept};
+use super::{Found, commit_time, kept, object_format};
 use crate::progress::Step;
 use crate::solver::source::FetchError;
 
@@ -49,9 +49,7 @@ pub(super) fn check_out(
         read_tree(git, bare, Some(&folder.join("index")), &tree, found, step)?;
     }
     if found.source.commit_times {
-        let call = Call { doing: "read the time of", git_dir: Some(bare), ..Call::default() };
-        let text = git.run(&call, &["show", "--no-patch", "--format=%ct", &found.commit], None)?;
-        let seconds = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
+        let seconds = commit_time(git, bare, &found.commit)?.unwrap_or(0);
         set_times(&tree, seconds).map_err(FetchError::io("set the times of a check-out"))?;
     }
     Ok(())
@@ -86,7 +84,8 @@ fn borrow(git: &Git<'_>, bare: &Path, found: &Found, own: &Path) -> Result<(), F
     let failed = || FetchError::io("make a repository");
     std::fs::create_dir(own).map_err(failed())?;
     let call = Call { doing: "make a repository for", git_dir: Some(own), ..Call::default() };
-    git.run(&call, &["init", "--quiet", "--template="], None)?;
+    let init = [&["init", "--quiet", "--template="], object_format(&found.commit)];
+    git.run(&call, &init.concat(), None)?;
     let objects = format!("{}\n", bare.join("objects").display());
     std::fs::create_dir_all(own.join("objects/info")).map_err(failed())?;
     std::fs::write(own.join("objects/info/alternates"), objects).map_err(failed())?;
@@ -109,7 +108,8 @@ fn with_repository(
 ) -> Result<(), FetchError> {
     let git_dir = tree.join(".git");
     let call = Call { doing: "check out", git_dir: Some(&git_dir), work_tree: Some(tree), ..Call::default() };
-    git.run(&call, &["init", "--quiet", "--template="], None)?;
+    let init = [&["init", "--quiet", "--template="], object_format(&found.commit)];
+    git.run(&call, &init.concat(), None)?;
     git.run(&call, &["config", "--unset-all", "core.worktree"], None).or_else(|error| match error {
         FetchError::Canceled => Err(FetchError::Canceled),
         // It was not set.

@@ -16,7 +16,7 @@ use crate::digest::{Hasher, TreeIdentity};
 use crate::llb::{GitSource, is_commit, redacted};
 use crate::progress::Step;
 use crate::solver::Local;
-use crate::store::remotes::RemoteKind;
+use crate::store::remotes::{RemoteKind, RemotePlace};
 
 mod checkout;
 mod program;
@@ -145,7 +145,7 @@ pub(super) fn look_up(fetcher: &Fetcher<'_>, source: &GitSource, step: &Step) ->
             None => Ok(found),
             Some(wanted) => Err(FetchError::from(GitError::Checksum {
                 url: program_url(source),
-                reference: source.reference.clone(),
+                reference: shown_reference(source),
                 found: found.commit,
                 wanted: wanted.to_owned(),
             })),
@@ -194,6 +194,11 @@ pub(super) fn look_up(fetcher: &Fetcher<'_>, source: &GitSource, step: &Step) ->
     Err(GitError::NoReference { url: program_url(source), reference: source.reference.clone() }.into())
 }
 
+/// A reference for people: the repository's own choice is called as git calls it.
+fn shown_reference(source: &GitSource) -> String {
+    if source.reference.is_empty() { "HEAD".to_owned() } else { source.reference.clone() }
+}
+
 /// What a reference may be short for; git prefers branches to tags when it checks out.
 fn candidates(reference: &str) -> Vec<String> {
     if reference.starts_with("refs/") || reference == "HEAD" {
@@ -207,7 +212,7 @@ pub(super) fn lay_out(fetcher: &Fetcher<'_>, found: &Found) -> Result<Local, Fet
     let git = Git::new(fetcher, &found.source.remote)?;
     let name = format!("[internal] check out {} at {}", program_url(&found.source), &found.commit[..12]);
     as_step(fetcher, name, |step| {
-        let place = fetcher.store.remote(RemoteKind::Git, &git.url)?;
+        let place = place(fetcher, &git, &found.commit)?;
         fetch(&git, place.path(), found, step)?;
         let folder = fetcher.store.temporary()?;
         checkout::check_out(&git, place.path(), found, folder.path(), step)?;
@@ -222,11 +227,23 @@ pub(super) fn lay_out(fetcher: &Fetcher<'_>, found: &Found) -> Result<Local, Fet
     })
 }
 
-/// Has the commit in the bare repository.
+/// Has the commit in the bare repository, under a name by which a check-out finds it and later fetches
+/// tell the server what is here.
 fn fetch(git: &Git<'_>, bare: &Path, found: &Found, step: &Step) -> Result<(), FetchError> {
+    fetch_objects(git, bare, found, step)?;
+    // An object that is here already came perhaps as a part of another's history, which named it not.
+    let here = Call { doing: "keep a copy of", git_dir: Some(bare), ..Call::default() };
+    for id in [Some(&found.commit), found.tag.as_ref()].into_iter().flatten() {
+        git.run(&here, &["update-ref", &kept(id), id], None)?;
+    }
+    Ok(())
+}
+
+fn fetch_objects(git: &Git<'_>, bare: &Path, found: &Found, step: &Step) -> Result<(), FetchError> {
     let here = Call { doing: "keep a copy of", git_dir: Some(bare), ..Call::default() };
     if !bare.join("HEAD").is_file() {
-        git.run(&here, &["init", "--quiet", "--bare", "--template=", "."], None)?;
+        let init = [&["init", "--quiet", "--bare", "--template="], object_format(&found.commit), &["."]];
+        git.run(&here, &init.concat(), None)?;
     }
     let commit = &found.commit;
     // What a run that was killed left would stop every later one.
@@ -283,12 +300,29 @@ fn fetch(git: &Git<'_>, bare: &Path, found: &Found, step: &Step) -> Result<(), F
     if !complete() {
         return Err(GitError::NoCommit { url: program_url(&found.source), commit: commit.clone() }.into());
     }
-    // Later fetches tell the server what is here by these names.
-    git.run(&here, &["update-ref", &kept(commit), commit], None)?;
-    if let Some(tag) = &found.tag {
-        git.run(&here, &["update-ref", &kept(tag), tag], None)?;
-    }
     Ok(())
+}
+
+/// When a commit that `bare` has was made, in seconds since the epoch.
+fn commit_time(git: &Git<'_>, bare: &Path, commit: &str) -> Result<Option<i64>, FetchError> {
+    let call = Call { doing: "read the time of", git_dir: Some(bare), ..Call::default() };
+    let text = git.run(&call, &["show", "--no-patch", "--format=%ct", commit], None)?;
+    Ok(String::from_utf8_lossy(&text).trim().parse().ok())
+}
+
+/// The bare repository that a commit is in. One has ids of one kind only.
+fn place(fetcher: &Fetcher<'_>, git: &Git<'_>, commit: &str) -> Result<RemotePlace, FetchError> {
+    let key = if is_sha256(commit) { format!("{} sha256", git.url) } else { git.url.clone() };
+    Ok(fetcher.store.remote(RemoteKind::Git, &key)?)
+}
+
+fn is_sha256(commit: &str) -> bool {
+    commit.len() == 64
+}
+
+/// How `git init` is told of what kind the ids are; older versions know the usual one only.
+fn object_format(commit: &str) -> &'static [&'static str] {
+    if is_sha256(commit) { &["--object-format=sha256"] } else { &[] }
 }
 
 /// The name by which the bare repository keeps an object.
@@ -312,7 +346,7 @@ impl Context {
         let found = as_step(fetcher, format!("[internal] load git source {source}"), |step| {
             let found = look_up(fetcher, source, step)?;
             let git = Git::new(fetcher, &source.remote)?;
-            let place = fetcher.store.remote(RemoteKind::Git, &git.url)?;
+            let place = place(fetcher, &git, &found.commit)?;
             fetch(&git, place.path(), &found, step)?;
             Ok(found)
         })?;
@@ -326,6 +360,16 @@ impl Context {
         GitSource { reference, checksum, by_commit: true, ..self.found.source.clone() }
     }
 
+    /// When the commit was made, in seconds since the epoch.
+    ///
+    /// # Errors
+    /// What git and the store give.
+    pub fn time(&self, fetcher: &Fetcher<'_>) -> Result<Option<i64>, FetchError> {
+        let git = Git::new(fetcher, &self.found.source.remote)?;
+        let place = place(fetcher, &git, &self.found.commit)?;
+        commit_time(&git, place.path(), &self.found.commit)
+    }
+
     /// A file of the tree, links followed inside it; nothing if there is none, or if it is longer than
     /// `limit`.
     ///
@@ -337,7 +381,7 @@ impl Context {
             return Ok(None);
         }
         let git = Git::new(fetcher, &self.found.source.remote)?;
-        let place = fetcher.store.remote(RemoteKind::Git, &git.url)?;
+        let place = place(fetcher, &git, &self.found.commit)?;
         let input = format!("{}:{}\n", self.found.commit, path.trim_start_matches('/'));
         let call = Call {
             doing: "read a file of",

@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use base64::Engine as _;
@@ -17,9 +18,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::GitError;
 use crate::diagnostic::printable;
-use crate::llb::{RemoteUrl, redacted};
+use crate::llb::{Attributes, RemoteUrl, redacted};
 use crate::progress::{Step, Stream};
-use crate::solver::source::{FetchError, Fetcher, GitProgram};
+use crate::solver::source::{FetchError, Fetcher, GitProgram, may_carry_secrets};
+use crate::solver::ssh::{Agent, Forward};
 
 /// The most that git may write to its standard output.
 const OUTPUT_LIMIT: u64 = 64 << 20;
@@ -34,6 +36,41 @@ pub(super) struct Git<'a> {
     pub(super) url: String,
     /// Configuration besides the usual: headers with credentials.
     secret: Vec<(String, String)>,
+    agent: Option<AgentSocket>,
+}
+
+/// Where ssh finds the agent.
+enum AgentSocket {
+    /// The socket of one that runs.
+    Theirs(PathBuf),
+    /// One of ours, for keys from files. It ends with this.
+    Ours { path: PathBuf, _forward: Forward, _handle: OwnedFd },
+}
+
+impl AgentSocket {
+    fn of(agent: &Agent, fetcher: &Fetcher<'_>) -> Result<Self, FetchError> {
+        if let Agent::Socket(path) = agent {
+            return Ok(Self::Theirs(path.clone()));
+        }
+        let folder = fetcher.store.temporary()?;
+        let path = folder.path().join("socket");
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let attributes = Attributes { mode: 0o600, uid, gid };
+        let (forward, handle) =
+            Forward::start(agent, folder, attributes).map_err(FetchError::io("serve keys to ssh"))?;
+        // Whoever connects has room for 107 bytes; a longer way is shortened through our handle.
+        let path = match path.as_os_str().len() {
+            ..108 => path,
+            _ => format!("/proc/{}/fd/{}/socket", std::process::id(), handle.as_raw_fd()).into(),
+        };
+        Ok(Self::Ours { path, _forward: forward, _handle: handle })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Theirs(path) | Self::Ours { path, .. } => path,
+        }
+    }
 }
 
 /// One run of it.
@@ -72,7 +109,12 @@ impl<'a> Git<'a> {
             let scope = scope(&url);
             secret.push((format!("http.{scope}.extraheader"), format!("Authorization: {value}")));
         }
-        Ok(Self { fetcher: *fetcher, program, url, secret })
+        // Submodules may be fetched with ssh whatever the repository itself is fetched with, and whether
+        // there are any shows only then; what there is to start is one thread.
+        let of_context = fetcher.settings.context_agent.as_ref().filter(|(_, own)| own.contains(remote));
+        let agent = fetcher.settings.ssh_agent.as_ref().or(of_context.map(|(agent, _)| agent));
+        let agent = agent.map(|agent| AgentSocket::of(agent, fetcher)).transpose()?;
+        Ok(Self { fetcher: *fetcher, program, url, secret, agent })
     }
 
     /// Runs git to its end, and gives what it wrote to its standard output.
@@ -144,8 +186,8 @@ impl<'a> Git<'a> {
                 command.env(name, path);
             }
         }
-        if let Some(agent) = &self.fetcher.settings.ssh_agent {
-            command.env("SSH_AUTH_SOCK", agent);
+        if let Some(agent) = self.agent.as_ref().filter(|_| call.reach == Reach::Network) {
+            command.env("SSH_AUTH_SOCK", agent.path());
         }
         let usual = [
             ("core.hooksPath", "/dev/null"),
@@ -159,6 +201,11 @@ impl<'a> Git<'a> {
             ("gc.auto", "0"),
             ("maintenance.auto", "false"),
             ("fetch.recurseSubmodules", "false"),
+            // What arrives is there as a whole or not at all, so that a commit that is here is complete.
+            ("fetch.unpackLimit", "1"),
+            ("transfer.unpackLimit", "1"),
+            // git would send the header on to wherever a server points.
+            ("http.followRedirects", if self.secret.is_empty() { "initial" } else { "false" }),
             ("submodule.recurse", "false"),
             // A server that stalls is given up after a while.
             ("http.lowSpeedLimit", "1"),
@@ -184,7 +231,8 @@ impl<'a> Git<'a> {
         if let Some(file) = &self.fetcher.settings.known_hosts {
             hosts.push_str(&format!(" \\\"{}\\\"", file.display()));
         }
-        let plain = hosts.chars().all(|c| !c.is_control() && !matches!(c, '$' | '`' | '\'' | '%'));
+        let plain =
+            hosts.chars().all(|c| !c.is_control() && !matches!(c, '$' | '`' | '\'' | '%' | '"' | '\\'));
         let hosts = if plain { hosts } else { "/dev/null".to_owned() };
         format!(
             "ssh -F /dev/null -o BatchMode=yes -o IdentityFile=none -o StrictHostKeyChecking=accept-new \
@@ -309,7 +357,7 @@ fn unescaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        let two = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let two = text.get(at + 1..at + 3).filter(|two| bytes[at] == b'%' && is_hex(two.as_bytes()));
         match two.and_then(|two| u8::from_str_radix(two, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -324,9 +372,13 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What the person gave for this repository's host, or for all.
+fn is_hex(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// What the person gave for this repository's host, or for all. Never in clear over a network.
 fn authorization(fetcher: &Fetcher<'_>, url: &str) -> Result<Option<String>, FetchError> {
-    if !url.starts_with("https://") && !url.starts_with("http://") {
+    if !may_carry_secrets(url) {
         return Ok(None);
     }
     let host = reqwest::Url::parse(url).ok().and_then(|url| {

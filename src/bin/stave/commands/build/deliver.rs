@@ -109,7 +109,12 @@ impl Export<'_> {
                     "exporting to oci image format"
                 });
                 let images = self.images()?;
-                let package = exporter::package(store, &images, self.built.indexed, &self.packing())?;
+                let mut package = exporter::package(store, &images, self.built.indexed, &self.packing())?;
+                // Not the time of day, which would make another archive of every build.
+                let made = images.iter().filter_map(|image| image.config.created).max();
+                if let Some(made) = self.epoch().or(made) {
+                    package.state_created(made);
+                }
                 let entry = layout::Entry { package: &package, shown: None, names: self.names };
                 match (to, tar) {
                     (Destination::File(folder), false) => {
@@ -128,9 +133,12 @@ impl Export<'_> {
                 step.done();
                 Ok(plain())
             }
-            OutputKind::Local { folder, split } => {
+            OutputKind::Local { folder, split, mirror } => {
                 let step = engine.progress.step("exporting to a directory");
-                engine.export_folder(images, files(*split), folder)?;
+                match mirror {
+                    true => engine.mirror_folder(images, files(*split), folder)?,
+                    false => engine.export_folder(images, files(*split), folder)?,
+                }
                 step.done();
                 Ok(plain())
             }
@@ -146,20 +154,27 @@ impl Export<'_> {
     fn packing(&self) -> Packing {
         let mut packing = self.output.packing.clone();
         packing.annotations.extend(self.annotations);
+        if self.output.rewrite_timestamp {
+            packing.rewritten = self.epoch().map(time::OffsetDateTime::unix_timestamp);
+        }
         packing
     }
 
     /// The images, with the times of their files rewritten if that was asked for.
     fn images(&self) -> Result<Vec<Image>, Failure> {
-        let images = &self.built.images;
+        let mut images = self.built.images.clone();
+        // The build's own epoch is in the images already.
+        if let Some(Some(epoch)) = self.output.epoch {
+            images = images.iter().map(|image| exporter::made_by(image, epoch)).collect();
+        }
         if !self.output.rewrite_timestamp {
-            return Ok(images.clone());
+            return Ok(images);
         }
         let Some(epoch) = self.epoch() else {
             self.engine
                 .progress
                 .warn("`rewrite-timestamp=true` has no effect: there is no SOURCE_DATE_EPOCH");
-            return Ok(images.clone());
+            return Ok(images);
         };
         let format = self.output.packing.format;
         let rewritten =

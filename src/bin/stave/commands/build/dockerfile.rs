@@ -76,6 +76,13 @@ pub(in crate::commands) fn in_any_case(file: PathBuf) -> PathBuf {
     if stands_in && lower.exists() { lower } else { file }
 }
 
+/// A Dockerfile on standard input.
+pub(in crate::commands) fn read_stdin() -> Result<SourceText, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin().take(DOCKERFILE_LIMIT).read_to_end(&mut bytes)?;
+    Ok(SourceText::new("-", text_of(Path::new("-"), bytes)?))
+}
+
 /// The Dockerfile of a context that came as an archive. Whoever made that may have put links there: they
 /// are followed inside it only.
 pub(super) fn archived_dockerfile(folder: &Path, file: Option<&Path>) -> Result<SourceText, Failure> {
@@ -111,7 +118,9 @@ pub(in crate::commands) fn ignore_file(
     candidates.push(context.join(".dockerignore"));
     for file in candidates {
         if file.is_file() {
-            let bytes = std::fs::read(&file)
+            let mut bytes = Vec::new();
+            std::fs::File::open(&file)
+                .and_then(|opened| opened.take(DOCKERFILE_LIMIT).read_to_end(&mut bytes))
                 .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", file.display())))?;
             return Ok(Some(SourceText::new(file.display().to_string(), text_of(&file, bytes)?)));
         }
@@ -122,17 +131,25 @@ pub(in crate::commands) fn ignore_file(
 /// Standard input as a context: an archive is unpacked into `folder`; anything else is a Dockerfile,
 /// which is given.
 pub(super) fn read_context(store: &Store, folder: &Path) -> Result<Option<String>, Failure> {
-    const NAME: &str = ".standard-input";
     let received = store.temporary()?;
-    let mut file = std::fs::File::create(received.path().join(NAME))?;
+    let name = received_name(received.path());
+    let mut file = std::fs::File::create(received.path().join(&name))?;
     std::io::copy(&mut std::io::stdin(), &mut file)?;
     drop(file);
-    match unpack_context(received.path(), NAME, folder)? {
-        Some(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| Failure::new("standard input is neither a tar archive nor a Dockerfile")),
+    match unpack_context(received.path(), &name, folder)? {
+        Some(bytes) if bytes.contains(&0) => {
+            Err(Failure::new("standard input is neither a tar archive nor a Dockerfile"))
+        }
+        Some(bytes) => text_of(Path::new("-"), bytes).map(Some),
         None => Ok(None),
     }
+}
+
+/// What is being received into a temporary folder is called so: nobody can know it beforehand, and so no
+/// file of an archive is.
+pub(super) fn received_name(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    format!(".stave-{}", name.to_string_lossy())
 }
 
 /// Unpacks the archive `name` of the folder `received` into `folder`. What is no archive is given; then

@@ -44,6 +44,17 @@ fn platform(text: &str) -> Result<Platform, PlatformError> {
 }
 
 impl ImageArgs {
+    /// What to build for: what was given, or what the person always builds for.
+    pub fn platforms(&self) -> Result<Vec<Platform>, Failure> {
+        const NAME: &str = "DOCKER_DEFAULT_PLATFORM";
+        let default = std::env::var(NAME).unwrap_or_default();
+        if !self.platform.is_empty() || default.is_empty() {
+            return Ok(self.platform.clone());
+        }
+        let parsed = default.split(',').map(platform).collect::<Result<_, _>>();
+        parsed.map_err(|error| Failure::usage(format!("{NAME}={default}: {error}")))
+    }
+
     /// What `--annotation` says.
     pub fn annotations(&self) -> Result<Annotations, Failure> {
         let mut annotations = Annotations::default();
@@ -69,12 +80,10 @@ impl ImageArgs {
             attest(&format!("--{flag}={value}"), &text)?;
         }
         for text in &self.cache_from {
-            CacheSource::parse(text)
-                .map_err(|error| Failure::usage(format!("--cache-from `{text}`: {error}")))?;
+            CacheSource::parse(text).map_err(|error| Failure::usage(format!("--cache-from: {error}")))?;
         }
         for text in &self.cache_to {
-            CacheTarget::parse(text)
-                .map_err(|error| Failure::usage(format!("--cache-to `{text}`: {error}")))?;
+            CacheTarget::parse(text).map_err(|error| Failure::usage(format!("--cache-to: {error}")))?;
         }
         Ok(())
     }

@@ -12,31 +12,38 @@ use stave::parser::NamedContext;
 use stave::parser::remote::{Remote, detect, detect_context};
 use stave::reference::Reference;
 use stave::solver::source::{FetchError, Fetcher, GitProgram, Settings, git, http};
+use stave::solver::ssh::Agent;
 
-use super::dockerfile::{DOCKERFILE_LIMIT, archived_dockerfile, text_of, unpack_context, unreadable};
+use super::dockerfile::{
+    DOCKERFILE_LIMIT, archived_dockerfile, received_name, text_of, unpack_context, unreadable,
+};
 use crate::ambient;
 use crate::commands::context::program_folders;
 use crate::failure::Failure;
 
 /// What a context is called as a file of a tree.
 const CONTEXT: &str = "context";
-/// What is being received is called so, as no file of a context is.
-const RECEIVED: &str = ".stave-received";
 
 /// What fetching takes from this machine. The agent's keys are used for contexts that need ssh, as buildx
-/// does; everything else has to be told to.
-pub(super) fn settings(contexts: &[&str]) -> Settings {
-    let is_ssh = |text: &&str| match detect_context(text) {
+/// does; everything else has to be told to, with the agent that `--ssh` calls `default`.
+pub(super) fn settings(contexts: &[&str], given: Option<&Agent>) -> Settings {
+    let by_ssh = |text: &&str| match detect_context(text) {
         Ok(Some(Remote::Git(git))) => {
-            !git.source.remote.reveal().contains("://") || text.starts_with("ssh://")
+            let url = git.source.remote.reveal();
+            (!url.contains("://") || url.starts_with("ssh://")).then(|| git.source.remote.clone())
         }
-        _ => false,
+        _ => None,
     };
-    let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|_| contexts.iter().any(is_ssh));
+    let own = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+    // A Dockerfile may name other repositories of the person's: these are not what was asked for.
+    let context_agent = own.map(|path| {
+        (Agent::Socket(PathBuf::from(path)), contexts.iter().filter_map(by_ssh).collect::<Vec<_>>())
+    });
     let known_hosts = ambient::home().map(|home| home.join(".ssh/known_hosts"));
     Settings {
         git: git_program(),
-        ssh_agent: agent.map(PathBuf::from),
+        ssh_agent: given.cloned(),
+        context_agent,
         known_hosts: known_hosts.filter(|file| file.is_file()),
         ..Settings::default()
     }
@@ -88,6 +95,8 @@ pub(super) fn detect_remote(path: &Path) -> Result<Option<Remote>, Failure> {
 pub(super) struct Fetched {
     pub source: Option<SourceOp>,
     pub dockerfile: Option<SourceText>,
+    /// When it was made, in seconds since the epoch, if something says so.
+    pub made: Option<i64>,
 }
 
 /// Fetches the main context. Files of one that is an archive are unpacked into `folder`. The Dockerfile
@@ -109,12 +118,14 @@ pub(super) fn context(
                 true => None,
                 false => Some(git_dockerfile(fetcher, &context, &source, file)?),
             };
-            Ok(Fetched { source: Some(SourceOp::Git(context.pinned())), dockerfile })
+            let made = context.time(fetcher).map_err(failure)?;
+            Ok(Fetched { source: Some(SourceOp::Git(context.pinned())), dockerfile, made })
         }
         Remote::Http(url) => {
             let received = fetcher.store.temporary()?;
-            http::download(fetcher, &url, &received.path().join(RECEIVED)).map_err(failure)?;
-            let dockerfile = match unpack_context(received.path(), RECEIVED, folder)? {
+            let said = http::download(fetcher, &url, &received.path().join(received_name(received.path())))
+                .map_err(failure)?;
+            let dockerfile = match unpack_context(received.path(), &received_name(received.path()), folder)? {
                 // As on standard input, what is no archive is the Dockerfile, and the context is empty.
                 Some(bytes) => {
                     let name = url.to_string();
@@ -124,9 +135,29 @@ pub(super) fn context(
                 None if elsewhere => None,
                 None => Some(archived_dockerfile(folder, file)?),
             };
-            Ok(Fetched { source: None, dockerfile })
+            // An archive is as old as its newest file where the server does not say how old it is.
+            let made = said.or_else(|| newest(folder));
+            Ok(Fetched { source: None, dockerfile, made })
         }
     }
+}
+
+/// When the newest file of a folder of our own was changed; folders count not, for an archive may leave
+/// them out.
+fn newest(folder: &Path) -> Option<i64> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut todo, mut newest) = (vec![folder.to_owned()], None);
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next).ok()?.flatten() {
+            let Ok(metadata) = entry.path().symlink_metadata() else { continue };
+            if metadata.is_dir() {
+                todo.push(entry.path());
+            } else {
+                newest = newest.max(Some(metadata.mtime()));
+            }
+        }
+    }
+    newest
 }
 
 fn git_dockerfile(
@@ -159,11 +190,11 @@ pub(super) fn dockerfile(fetcher: &Fetcher<'_>, file: &Path) -> Result<Option<So
     }
     let url = RemoteUrl::new(text);
     let received = fetcher.store.temporary()?;
-    let to = received.path().join(RECEIVED);
+    let to = received.path().join(received_name(received.path()));
     http::download(fetcher, &url, &to).map_err(failure)?;
     let name = url.to_string();
     let handle = stave::root::open_ambient_dir(received.path())?;
-    let bytes = stave::root::read(&handle, RECEIVED, DOCKERFILE_LIMIT)
+    let bytes = stave::root::read(&handle, received_name(received.path()), DOCKERFILE_LIMIT)
         .map_err(|error| unreadable(Path::new(&name), None, &error))?;
     let text = text_of(Path::new(&name), bytes)?;
     Ok(Some(SourceText::new(name, text)))

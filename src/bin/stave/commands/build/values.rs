@@ -15,9 +15,27 @@ use super::dockerfile::ignore_file;
 use super::remote;
 use crate::failure::Failure;
 
-pub(super) fn split(text: &str) -> (String, String) {
+/// A switch as Go reads it, and so Docker.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected `true` or `false`".to_owned()),
+    }
+}
+
+/// A name and its value, which may be missing. The name may not.
+pub(super) fn split(flag: &str, text: &str) -> Result<(String, String), Failure> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    (name.to_owned(), value.to_owned())
+    named(flag, text, name)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn named(flag: &str, text: &str, name: &str) -> Result<(), Failure> {
+    match name.is_empty() {
+        true => Err(Failure::usage(format!("{flag} `{text}`: the name is missing"))),
+        false => Ok(()),
+    }
 }
 
 pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
@@ -30,9 +48,10 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> 
 }
 
 /// The last of equal names counts; one without a value has that of the environment, or none.
-pub(in crate::commands) fn build_args(texts: &[String]) -> BTreeMap<String, Option<String>> {
+pub(in crate::commands) fn build_args(texts: &[String]) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let mut args = BTreeMap::new();
     for text in texts {
+        named("--build-arg", text, text.split_once('=').map_or(text, |(name, _)| name))?;
         match text.split_once('=') {
             Some((name, value)) => {
                 args.insert(name.to_owned(), Some(value.to_owned()));
@@ -44,7 +63,7 @@ pub(in crate::commands) fn build_args(texts: &[String]) -> BTreeMap<String, Opti
             }
         }
     }
-    args
+    Ok(args)
 }
 
 pub(super) fn named_context(
@@ -53,6 +72,12 @@ pub(super) fn named_context(
     contexts: &mut BTreeMap<String, PathBuf>,
     layouts: &mut BTreeMap<Reference, Layout>,
 ) -> Result<NamedContext, Failure> {
+    if let Err(error) = Reference::parse(name) {
+        return Err(Failure::usage(format!(
+            "--build-context `{name}={value}`: `{name}` is no name: {error}"
+        ))
+        .hint("it stands for an image or a stage, and is written as these are"));
+    }
     if value == "docker-image://scratch" {
         return Ok(NamedContext::Scratch);
     }
