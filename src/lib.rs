@@ -75,6 +75,7 @@ pub mod platform;
 pub mod progress;
 pub mod reference;
 pub mod root;
+pub mod spelling;
 
 pub mod llb;
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::spelling;
 use crate::store::compress::Compression;
 
 /// A place that holds a cache.
@@ -241,12 +242,8 @@ impl Fields {
     }
 
     fn flag(&mut self, name: &str, default: bool) -> Result<bool, CacheSpecError> {
-        match self.take(name).as_deref() {
-            None => Ok(default),
-            Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
-            Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(value(name, other, "true or false")),
-        }
+        let Some(written) = self.take(name) else { return Ok(default) };
+        spelling::boolean(&written).ok_or_else(|| value(name, &written, "true or false"))
     }
 
     /// The place; `folder` is what the attribute for one is called.

@@ -14,6 +14,7 @@ use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::solver::{Cause, Solver, source};
+use crate::spelling;
 use crate::store::{Lease, StoreError};
 
 use super::Engine;
@@ -72,12 +73,16 @@ impl BuildRequest {
         let given = self.options.build_args.get(SWITCH).and_then(Option::as_deref);
         let indexed = match given.unwrap_or_default() {
             "" => several,
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" if several => {
-                return Err(wrong(format!("`{SWITCH}` forbids to build for {} platforms", platforms.len())));
-            }
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            other => return Err(wrong(format!("`{SWITCH}={other}`: expected `true` or `false`"))),
+            text => match spelling::boolean(text) {
+                Some(false) if several => {
+                    return Err(wrong(format!(
+                        "`{SWITCH}` forbids to build for {} platforms",
+                        platforms.len()
+                    )));
+                }
+                Some(indexed) => indexed,
+                None => return Err(wrong(format!("`{SWITCH}={text}`: expected `true` or `false`"))),
+            },
         };
         match platforms.is_empty() {
             true => Ok((vec![self.options.platform.clone()], indexed)),

@@ -12,6 +12,7 @@ use super::annotations::{AnnotationError, Annotations};
 use super::{LayerFormat, Packing};
 pub use crate::cache::remote::split_csv;
 use crate::reference::Reference;
+use crate::spelling;
 use crate::store::compress::Compression;
 
 /// One `--output`.
@@ -274,11 +275,11 @@ fn layer_format(attributes: &mut BTreeMap<String, String>) -> Result<LayerFormat
 fn flag(attributes: &mut BTreeMap<String, String>, name: &str, default: bool) -> Result<bool, OutputError> {
     match attributes.remove(name) {
         None => Ok(default),
-        Some(value) => match value.as_str() {
-            "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
-            "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
-            _ => Err(OutputError::Value { name: name.to_owned(), value, expected: "true or false" }),
-        },
+        Some(value) => spelling::boolean(&value).ok_or_else(|| OutputError::Value {
+            name: name.to_owned(),
+            value,
+            expected: "true or false",
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::parser::instruction::Request;
 use crate::parser::path;
 use crate::parser::stage::StageBuild;
 use crate::parser::syntax;
+use crate::spelling;
 
 /// A `--mount` as written.
 #[derive(Debug, Clone)]
@@ -351,12 +352,12 @@ impl<'a> Options<'a> {
 
     /// A truth value; an option alone is true.
     fn truth(&self, key: Key, value: Option<&str>, span: Span) -> Result<bool, Diagnostic> {
-        match value {
-            None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => {
+        let Some(written) = value else { return Ok(true) };
+        match spelling::boolean(written) {
+            Some(truth) => Ok(truth),
+            None => {
                 let name = key.name();
-                let error = self.error(format!("invalid value `{other}` for `{name}`"), span);
+                let error = self.error(format!("invalid value `{written}` for `{name}`"), span);
                 Err(error.hint(format!("write `{name}` alone, or with `true` or `false`")))
             }
         }

@@ -16,6 +16,7 @@ use crate::parser::options::BuildOptions;
 use crate::parser::plan::{self, Plan, StageBase};
 use crate::parser::variables::Environment;
 use crate::parser::word::{self, Style, Variables};
+use crate::spelling;
 
 /// A stage that can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,7 +267,7 @@ impl Collected {
                 Some(values.get(word).unwrap_or(&word.text))
             };
             let text = |key: Key| value(key).filter(|text| !text.is_empty());
-            let required = value(Key::Required).is_some_and(|text| matches!(text, "true" | "1"));
+            let required = value(Key::Required).and_then(spelling::boolean).unwrap_or(false);
             let need = |name: &str| Need { name: name.to_owned(), required, location };
             match value(Key::Type).unwrap_or("bind") {
                 "secret" => {

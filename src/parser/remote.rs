@@ -8,6 +8,7 @@
 //! transport, and no reference that git would take for a pattern or a revision expression passes.
 
 use crate::llb::{GitSource, HttpSource, RemoteUrl, is_commit, is_commit_prefix};
+use crate::spelling;
 
 /// A source that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,9 +168,9 @@ fn read_query(found: &mut GitRequest, query: &str) -> Result<(), String> {
             false => Ok(value.clone()),
         };
         let switch = || match value.as_str() {
-            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(format!("`{name}` is `true` or `false`, not `{value}`")),
+            "" => Ok(true),
+            value => spelling::boolean(value)
+                .ok_or_else(|| format!("`{name}` is `true` or `false`, not `{value}`")),
         };
         let source = &mut found.source;
         match name.as_str() {
@@ -245,24 +246,9 @@ fn bad_reference(text: &str) -> Option<&'static str> {
     odd.then_some("references are not written so")
 }
 
-/// `%2F` and its kin as the bytes they mean; what is no such sequence, or no text then, stays.
+/// `%2F` and its kin as the bytes they mean, unless these are no text.
 fn percent_decoded(text: &str) -> String {
-    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
-    while at < bytes.len() {
-        let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        let digits = digits.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(spelling::percent_decoded(text)).unwrap_or_else(|_| text.to_owned())
 }
 
 #[cfg(test)]

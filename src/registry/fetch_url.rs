@@ -17,6 +17,7 @@ use super::download::Sink;
 use super::error::{Failure, RegistryError, shown};
 use super::transport::{Answer, Request};
 use crate::progress::Step;
+use crate::spelling;
 
 /// How much arrives between two reports.
 const REPORT: u64 = 256 << 10;
@@ -207,7 +208,7 @@ fn parse(text: &str) -> Result<(Url, Option<HeaderValue>), Failure> {
         return Err(wrong("the URL is neither http nor https".to_owned()));
     }
     let given = (!url.username().is_empty() || url.password().is_some()).then(|| {
-        let decoded = |text: &str| percent_decoded(text.as_bytes());
+        let decoded = |text: &str| spelling::percent_decoded(text);
         let mut pair = decoded(url.username());
         pair.push(b':');
         pair.extend(decoded(url.password().unwrap_or_default()));
@@ -218,25 +219,6 @@ fn parse(text: &str) -> Result<(Url, Option<HeaderValue>), Failure> {
     let _ = url.set_password(None);
     url.set_fragment(None);
     Ok((url, given.as_deref().map(header).transpose()?))
-}
-
-fn percent_decoded(bytes: &[u8]) -> Vec<u8> {
-    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while at < bytes.len() {
-        let two = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        let two = two.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match two.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 fn header(value: &str) -> Result<HeaderValue, Failure> {

@@ -127,7 +127,13 @@ fn what_can_not_be_formatted_is_told_and_left_alone() {
     fs::write(&locked, UGLY).unwrap();
     if !rustix::process::geteuid().is_root() {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o400)).unwrap();
         fmt(&folder, &["good"], "").code(1).says(&["cannot write `good`"]);
+        assert_eq!(text(&folder, "good"), UGLY);
+        // Where it cannot be exchanged it is overwritten, if that is allowed.
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o600)).unwrap();
+        fmt(&folder, &["good"], "").ok();
+        assert_eq!(text(&folder, "good"), FINE);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const NOUNS: &[&str] =
-    &["digest", "reference", "platform", "image", "diagnostic", "progress", "root", "pattern"];
+    &["digest", "reference", "platform", "image", "diagnostic", "progress", "root", "pattern", "spelling"];
 
 /// (module, may name): the nouns come on top of each row that says `true`.
 const LAYERS: &[(&str, bool, &[&str])] = &[
@@ -16,6 +16,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("progress", false, &["digest", "diagnostic"]),
     ("root", false, &[]),
     ("pattern", false, &[]),
+    ("spelling", false, &[]),
     ("llb", true, &[]),
     ("parser", true, &["llb"]),
     ("store", true, &[]),

@@ -118,15 +118,10 @@ fn groups_of_killed_launchers_are_swept() {
     rig.ok(&["prune", "--force"]);
     let group = group().expect("a prune leaves the groups of running steps");
     // The launcher is the builder's child, and the step the launcher's.
-    let children = format!("/proc/{0}/task/{0}/children", build.id());
-    let mut launchers = fs::read_to_string(&children).unwrap_or_default();
-    for task in fs::read_dir(format!("/proc/{}/task", build.id())).unwrap().flatten() {
-        launchers.push(' ');
-        launchers.push_str(&fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    }
-    for launcher in launchers.split_whitespace() {
-        let pid = rustix::process::Pid::from_raw(launcher.parse().unwrap()).unwrap();
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    let launchers = children_of(build.id());
+    assert!(!launchers.is_empty());
+    for launcher in launchers {
+        let _ = rustix::process::kill_process(launcher, rustix::process::Signal::KILL);
     }
     build.kill().unwrap();
     build.wait().unwrap();
@@ -135,6 +130,24 @@ fn groups_of_killed_launchers_are_swept() {
     });
     rig.ok(&["prune", "--force"]);
     assert!(!group.exists(), "{group:?}");
+}
+
+/// The processes whose parent is `parent`. What `/proc/PID/task/*/children` lists may lack some while
+/// processes come and go.
+fn children_of(parent: u32) -> Vec<rustix::process::Pid> {
+    let is_child = |stat: &str| {
+        // The name before it may hold anything, but ends with the last bracket.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        fields.nth(1) == Some(parent.to_string().as_str())
+    };
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_child(&stat)) {
+            children.extend(rustix::process::Pid::from_raw(pid));
+        }
+    }
+    children
 }
 
 /// A file system in a file, unmounted in the end.

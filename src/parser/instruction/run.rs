@@ -13,6 +13,7 @@ use crate::parser::lines;
 use crate::parser::mount::{MountFlag, Mounts};
 use crate::parser::stage::StageBuild;
 use crate::parser::syntax;
+use crate::spelling;
 
 /// `RUN [FLAGS] LINE` or `RUN [FLAGS] ["PROGRAM", …]`.
 #[derive(Debug, Clone)]
@@ -206,9 +207,11 @@ fn device(request: &Request, word: &Word) -> Result<DeviceRequest, Diagnostic> {
     for (field, _) in fields {
         let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(k, v)| (k, Some(v)));
         match (key.to_ascii_lowercase().as_str(), value) {
-            ("required", None | Some("1" | "t" | "T" | "true" | "TRUE" | "True")) => required = true,
-            ("required", Some("0" | "f" | "F" | "false" | "FALSE" | "False")) => required = false,
-            ("required", Some(value)) => return Err(fail(format!("invalid value `{value}` for `required`"))),
+            ("required", None) => required = true,
+            ("required", Some(value)) => {
+                let wrong = || fail(format!("invalid value `{value}` for `required`"));
+                required = spelling::boolean(value).ok_or_else(wrong)?;
+            }
             ("name", Some(value)) if name.is_none() => name = Some(value.to_owned()),
             (_, _) if name.is_none() => name = Some(field),
             (_, _) => return Err(fail(format!("unexpected `{field}` after the device's name"))),

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::spelling;
 
 use super::file::File;
 use super::{RULES, Rule};
@@ -170,10 +171,9 @@ pub(super) fn notes(file: &File, argument: Option<&str>) -> Vec<Diagnostic> {
 
 /// Go's booleans, or names of rules.
 fn errors(value: &str) -> Result<Names, ConfigError> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Names { all: true, names: BTreeSet::new() }),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Names::default()),
-        value => {
+    match spelling::boolean(value) {
+        Some(all) => Ok(Names { all, names: BTreeSet::new() }),
+        None => {
             let names = Names::parse(value);
             // A misspelt `ture` must not make errors silently harmless.
             match names.all || names.names.is_empty() || names.unknown().next().is_some() {

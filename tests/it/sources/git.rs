@@ -3,18 +3,8 @@
 use std::sync::Mutex;
 
 use super::server::{Reply, Repositories, Server, files};
+use super::{add, fails};
 use crate::harness::{Exported, Store, context, has};
-
-#[track_caller]
-fn add(store: &Store, line: &str) -> Exported {
-    store.build_exported(&context(&format!("FROM scratch\n{line}\n"), &[]), &[])
-}
-
-#[track_caller]
-fn fails(store: &Store, line: &str, words: &[&str]) {
-    let ended = store.build(&context(&format!("FROM scratch\n{line}\n"), &[]), &[]);
-    ended.code(1).says(words);
-}
 
 #[test]
 fn branches_tags_commits_and_directories() {

@@ -1,25 +1,14 @@
 //! ADD of URLs.
 
 use super::server::{Reply, Web, archive, gzip};
-use crate::harness::{Exported, Store, context, has};
+use super::{add, fails};
+use crate::harness::{Store, context, has};
 
 const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const LATER: &str = "Sun, 06 Nov 1994 09:49:37 GMT";
 
 fn page(text: &str) -> Reply {
     Reply::new(200).body(text)
-}
-
-/// What a build of one ADD gives.
-#[track_caller]
-fn add(store: &Store, line: &str) -> Exported {
-    store.build_exported(&context(&format!("FROM scratch\n{line}\n"), &[]), &[])
-}
-
-#[track_caller]
-fn fails(store: &Store, line: &str, words: &[&str]) {
-    let ended = store.build(&context(&format!("FROM scratch\n{line}\n"), &[]), &[]);
-    ended.code(1).says(words);
 }
 
 #[test]

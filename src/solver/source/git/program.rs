@@ -22,6 +22,7 @@ use crate::llb::{Attributes, RemoteUrl, redacted};
 use crate::progress::{Step, Stream};
 use crate::solver::source::{FetchError, Fetcher, GitProgram, may_carry_secrets};
 use crate::solver::ssh::{Agent, Forward};
+use crate::spelling;
 
 /// The most that git may write to its standard output.
 const OUTPUT_LIMIT: u64 = 64 << 20;
@@ -341,7 +342,8 @@ fn split(url: &str) -> (String, Option<String>) {
         "http" | "https" => {
             let url = format!("{scheme}://{host}{tail}");
             let decoded = reqwest::Url::parse(&format!("http://{user}@h/")).ok().map(|url| {
-                let text = |text: &str| unescaped(text);
+                let text =
+                    |text: &str| String::from_utf8_lossy(&spelling::percent_decoded(text)).into_owned();
                 format!("{}:{}", text(url.username()), text(url.password().unwrap_or_default()))
             });
             let pair = decoded.unwrap_or_else(|| user.to_owned());
@@ -349,31 +351,6 @@ fn split(url: &str) -> (String, Option<String>) {
         }
         _ => (format!("{scheme}://{host}{tail}"), None),
     }
-}
-
-/// What percent signs stand for, where that is text.
-fn unescaped(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let two = text.get(at + 1..at + 3).filter(|two| bytes[at] == b'%' && is_hex(two.as_bytes()));
-        match two.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-fn is_hex(bytes: &[u8]) -> bool {
-    bytes.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// What the person gave for this repository's host, or for all. Never in clear over a network.

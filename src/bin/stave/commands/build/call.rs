@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use stave::engine::{CheckRequest, check};
 use stave::parser::lint::Config;
 use stave::parser::outline;
+use stave::spelling::boolean;
 
 use super::Args;
 use crate::commands::context::Context;
@@ -57,9 +58,8 @@ impl FromStr for Call {
                 Some(("format", other)) => {
                     return Err(format!("unknown format `{other}`: expected text, json, or for check sarif"));
                 }
-                Some(("ignorestatus", "1" | "t" | "T" | "true" | "TRUE" | "True")) => ignore_status = true,
-                Some(("ignorestatus", "0" | "f" | "F" | "false" | "FALSE" | "False")) => {
-                    ignore_status = false
+                Some(("ignorestatus", value)) if boolean(value).is_some() => {
+                    ignore_status = boolean(value) == Some(true);
                 }
                 None if method.is_none() => method = Some(Method::from_str(part)?),
                 _ => {

@@ -8,6 +8,7 @@ use stave::engine::{BuildError, BuildRequest};
 use stave::exporter::annotations::Annotations;
 use stave::exporter::output::{Output, OutputKind, split_csv};
 use stave::platform::{Platform, PlatformError};
+use stave::spelling::boolean;
 
 use crate::failure::Failure;
 
@@ -73,7 +74,7 @@ impl ImageArgs {
         }
         for (flag, given) in [("provenance", &self.provenance), ("sbom", &self.sbom)] {
             let Some(value) = given.as_deref().filter(|value| !value.is_empty()) else { continue };
-            let text = match bool_of(value) {
+            let text = match boolean(value) {
                 Some(on) => format!("type={flag},disabled={}", !on),
                 None => format!("type={flag},{value}"),
             };
@@ -105,15 +106,6 @@ impl ImageArgs {
     }
 }
 
-/// Go's words for yes and no.
-fn bool_of(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// Accepts an attestation that is disabled; `shown` is how the person asked for it.
 fn attest(shown: &str, text: &str) -> Result<(), Failure> {
     let wrong = |message: String| Failure::usage(format!("`{shown}`: {message}"));
@@ -125,7 +117,7 @@ fn attest(shown: &str, text: &str) -> Result<(), Failure> {
         match name.trim() {
             "type" => kind = Some(value.to_owned()),
             "disabled" => {
-                disabled = bool_of(value)
+                disabled = boolean(value)
                     .ok_or_else(|| wrong(format!("`disabled={value}`: expected `true` or `false`")))?;
             }
             _ => {}

@@ -13,6 +13,7 @@ use stave::parser::remote::{Remote, detect, detect_context};
 use stave::reference::Reference;
 use stave::solver::source::{FetchError, Fetcher, GitProgram, Settings, git, http};
 use stave::solver::ssh::Agent;
+use stave::spelling::boolean;
 
 use super::dockerfile::{
     DOCKERFILE_LIMIT, archived_dockerfile, received_name, text_of, unpack_context, unreadable,
@@ -263,7 +264,7 @@ fn layout_name(name: &str, number: usize) -> Result<Reference, Failure> {
 
 /// Whether a build argument switches something on.
 pub(super) fn is_on(value: Option<&Option<String>>) -> bool {
-    matches!(value.and_then(Option::as_deref), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+    value.and_then(Option::as_deref).and_then(boolean).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use stave::exporter::output::split_csv;
 use stave::parser::NamedContext;
 use stave::parser::ignore::ignore;
 use stave::reference::Reference;
+use stave::spelling::boolean;
 
 use super::dockerfile::ignore_file;
 use super::remote;
@@ -17,11 +18,7 @@ use crate::failure::Failure;
 
 /// A switch as Go reads it, and so Docker.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected `true` or `false`".to_owned()),
-    }
+    boolean(text).ok_or_else(|| "expected `true` or `false`".to_owned())
 }
 
 /// A name and its value, which may be missing. The name may not.
