@@ -193,13 +193,7 @@ impl Store {
         &self,
         change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = self.lock();
-        let transaction = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .map_err(StoreError::from)?;
-        let value = change(&transaction)?;
-        transaction.commit().map_err(StoreError::from)?;
-        Ok(value)
+        transact(&mut self.lock(), change)
     }
 
     /// As [`Store::write`], for what nobody misses after a power cut: leases. It may be lost then, and
@@ -211,14 +205,7 @@ impl Store {
         let mut connection = self.lock();
         let synchronous = |connection: &Connection, how| connection.pragma_update(None, "synchronous", how);
         synchronous(&connection, "NORMAL").map_err(StoreError::from)?;
-        let done = (|| {
-            let transaction = connection
-                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-                .map_err(StoreError::from)?;
-            let value = change(&transaction)?;
-            transaction.commit().map_err(StoreError::from)?;
-            Ok(value)
-        })();
+        let done = transact(&mut connection, change);
         synchronous(&connection, "FULL").map_err(StoreError::from)?;
         done
     }
@@ -261,4 +248,17 @@ impl Store {
     fn lock_path(&self, name: &str) -> PathBuf {
         self.path.join("locks").join(name)
     }
+}
+
+/// One IMMEDIATE transaction, all of it or nothing.
+fn transact<T, E: From<StoreError>>(
+    connection: &mut Connection,
+    change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(StoreError::from)?;
+    let value = change(&transaction)?;
+    transaction.commit().map_err(StoreError::from)?;
+    Ok(value)
 }

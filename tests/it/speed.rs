@@ -89,7 +89,7 @@ fn ten_thousand_lines() {
     assert!(slow.is_empty(), "{slow:?}");
 }
 
-/// In any build: twice the lines may not take much more than twice the time.
+/// In any build: eight times the lines may not take many times more than eight times the time.
 #[test]
 fn the_time_grows_with_the_lines_alone() {
     for ((shape, small), (_, large)) in shapes(500).into_iter().zip(shapes(4_000)) {

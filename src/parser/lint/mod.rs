@@ -4,8 +4,9 @@
 //! are run as tests. Most are BuildKit's, under its names and at its lines; those of the family
 //! [`Family::Stave`] are our own, and speak up in `check` only, never in an ordinary build.
 //!
-//! Linting stands beside lowering and shares nothing with it but the plan: [`check`] finds what it can
-//! in a file that does not parse, without the images that it is built on, and runs nothing.
+//! Rules stand beside lowering and share nothing with it but the plan: [`check`] finds what it can in a
+//! file that does not parse, without the images that it is built on, and runs nothing. Only to tell the
+//! errors of a file that it checks ([`Scope::Check`]) does it lower that, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -185,7 +185,7 @@ fn an_oci_layout_stands_in_for_an_image() {
     assert_eq!(Store::empty().build_exported(&dockerfile, &[&flag]).text("g"), "text");
     let fails = |spec: &str, words: &[&str]| {
         let flag = format!("--build-context=base=oci-layout://{spec}");
-        Store::empty().build(&dockerfile, &[&flag]).says(words);
+        Store::empty().build(&dockerfile, &[&flag]).code(1).says(words);
     };
     fails(&format!("{folder}:v2"), &["it has no `v2`, but `v1`"]);
     fails("/nowhere", &["is no directory"]);
