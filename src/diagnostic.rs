@@ -195,6 +195,32 @@ pub fn printable(text: &str) -> String {
     })
 }
 
+/// A text of somebody else's on one line, printable, and at most this many characters of it.
+pub fn one_line(text: &str, limit: usize) -> String {
+    let blank = |c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c };
+    let mut line: String = text.chars().take(limit).map(blank).collect();
+    if text.chars().nth(limit).is_some() {
+        line.push('…');
+    }
+    printable(&line)
+}
+
+/// An error and all of its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        // Transparent errors repeat the message of their source.
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The candidate that `word` is most likely a misspelling of, if one is near enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
@@ -232,6 +258,19 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_and_texts_of_others_on_one_line() {
+        assert_eq!(one_line("a\n\tb\u{1b}[31m", 20), "a  b\\u{1b}[31m");
+        assert_eq!(one_line("abcd", 4), "abcd");
+        assert_eq!(one_line("abcde", 4), "abcd…");
+        let inner = std::io::Error::other("deep");
+        assert_eq!(chain(&inner), "deep");
+        #[derive(Debug, thiserror::Error)]
+        #[error("shallow")]
+        struct Outer(#[source] std::io::Error);
+        assert_eq!(chain(&Outer(inner)), "shallow: deep");
+    }
 
     #[test]
     fn rendering_underlines_and_hints() {

@@ -219,6 +219,14 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 /// Docker's name for an index.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// Whether a layer of this type is kept by no registry: its URLs say where it is to be had.
+///
+/// Source: OCI image specification, layer.md, "Non-Distributable Layers"; Docker's `foreign` layers.
+pub fn is_foreign(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}
+
 fn is_manifest_type(kind: &str) -> bool {
     matches!(kind, OCI_MANIFEST | DOCKER_MANIFEST)
 }
@@ -424,6 +432,24 @@ mod tests {
         let empty: ImageConfig =
             serde_json::from_str(r#"{"config":null,"rootfs":{"type":"layers"}}"#).unwrap();
         assert_eq!(empty.config, ContainerConfig::default());
+    }
+
+    #[test]
+    fn layers_that_no_registry_keeps() {
+        for kind in [
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        ] {
+            assert!(is_foreign(kind), "{kind}");
+        }
+        for kind in [
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.example.foreign.thing",
+            "",
+        ] {
+            assert!(!is_foreign(kind), "{kind}");
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@
 //! | [`registry`] | the distribution protocol | the store |
 //! | [`solver`] | what to run, once, in what order | Dockerfiles |
 //! | [`exporter`] | how images leave | how they were built |
+//! | [`serve`] | the distribution API, from its other end | builds |
 //! | [`engine`] | all of them | the terminal |
 //!
 //! A test (`tests/it/layers.rs`) holds the direction of imports to this table.
@@ -85,5 +86,7 @@ pub mod exporter;
 pub mod parser;
 pub mod registry;
 pub mod runtime;
+pub mod serve;
 pub mod solver;
 pub mod store;
+pub mod transfer;

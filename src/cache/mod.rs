@@ -15,6 +15,8 @@ use crate::store::{Store, StoreError};
 pub mod content;
 pub mod remote;
 
+use remote::Exchange;
+
 /// What a step was made from, by name, so that a later miss can be explained.
 pub type Inputs = BTreeMap<String, String>;
 
@@ -62,29 +64,68 @@ impl KeyBuilder {
     }
 }
 
-/// The records of one store.
+/// The records of one store, and those of caches elsewhere that a build may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Cache<'a> {
     store: &'a Store,
+    exchange: Option<&'a Exchange>,
 }
 
 impl<'a> Cache<'a> {
     /// The records that `store` keeps.
     pub fn new(store: &'a Store) -> Self {
-        Self { store }
+        Self { store, exchange: None }
     }
 
-    /// What the action gave, if it is known.
+    /// The same, and for what it does not know those of caches elsewhere.
+    pub fn with(store: &'a Store, exchange: Option<&'a Exchange>) -> Self {
+        Self { store, exchange }
+    }
+
+    /// What the action gave, if it is known. What a cache elsewhere knows is known here from then on.
     ///
     /// # Errors
     /// What the database gives.
     pub fn action(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
+        if let Some(known) = self.own_action(key)? {
+            return Ok(Some(known));
+        }
+        let Some(found) = self.exchange.and_then(|exchange| exchange.action(key)) else { return Ok(None) };
+        self.remember_action(key, &found.step, &found.inputs, &found.record)?;
+        self.own_action(key)
+    }
+
+    /// What the action gave, if this store knows it.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn own_action(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
+        // Another machine, or an earlier run here, made the same files at another time. The identity
+        // means the layer that is here, so the image must list that one's diffID.
+        let query = "SELECT layer, coalesce(
+                         (SELECT layer.diff_id FROM identity JOIN layer ON layer.id = identity.layer
+                          WHERE identity.identity = action.layer), diff_id), created
+                     FROM action WHERE key = ?";
         self.store.read(|db| {
-            db.query_row("SELECT layer, diff_id, created FROM action WHERE key = ?", [key], |row| {
+            db.query_row(query, [key], |row| {
                 Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
             })
             .optional()
         })
+    }
+
+    /// Notes that a build is at its beginning, perhaps once more.
+    pub fn start_over(&self) {
+        if let Some(exchange) = self.exchange {
+            exchange.start_over();
+        }
+    }
+
+    /// Notes that the build has this action, however it came by it, for the caches that it writes.
+    pub fn use_action(&self, key: ActionKey, step: &str, inputs: &Inputs, record: &Record) {
+        if let Some(exchange) = self.exchange {
+            exchange.use_action(key, step, inputs, record);
+        }
     }
 
     /// Remembers what the action gave. `step` names the step to people.
@@ -110,19 +151,30 @@ impl<'a> Cache<'a> {
         })
     }
 
-    /// The digest of what `selector` chooses in a tree, if it is known.
+    /// The digest of what `selector` chooses in a tree, if it is known. What a cache elsewhere knows is
+    /// known here from then on.
     ///
     /// # Errors
     /// What the database gives.
     pub fn content(&self, tree: TreeIdentity, selector: &str) -> Result<Option<ContentDigest>, StoreError> {
-        self.store.read(|db| {
+        let known = self.store.read(|db| {
             db.query_row(
                 "SELECT digest FROM content WHERE tree = ? AND selector = ?",
                 params![tree, selector],
                 |row| row.get(0),
             )
             .optional()
-        })
+        })?;
+        let Some(exchange) = self.exchange else { return Ok(known) };
+        if let Some(known) = known {
+            exchange.use_content(tree, selector, known);
+            return Ok(Some(known));
+        }
+        let found = exchange.content(tree, selector);
+        if let Some(found) = found {
+            self.remember_content(tree, selector, found)?;
+        }
+        Ok(found)
     }
 
     /// Remembers the digest of what `selector` chooses in a tree.
@@ -135,6 +187,9 @@ impl<'a> Cache<'a> {
         selector: &str,
         digest: ContentDigest,
     ) -> Result<(), StoreError> {
+        if let Some(exchange) = self.exchange {
+            exchange.use_content(tree, selector, digest);
+        }
         let now = self.store.now();
         self.store.write(|tx| {
             tx.execute(

@@ -5,22 +5,24 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-use crate::diagnostic::{Diagnostic, SourceText, nearest};
+use crate::diagnostic::{Diagnostic, SourceText, chain, nearest};
 use crate::digest::VertexId;
-use crate::exporter::{self, Image, ImageLayer};
+use crate::exporter::{self, Image, ImageLayer, LayerFormat, Whereabouts};
 use crate::image::History;
 use crate::llb::Definition;
 use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solver::{Cause, Solver, source};
+use crate::solver::{Cause, ChainLayer, Observer, Solver, source};
 use crate::spelling;
 use crate::store::{Lease, StoreError};
 
 use super::Engine;
+use super::cache::Beside;
 use super::findings;
 use super::layout::Layout;
 use super::pull::{Layers, Policy, PullError, Remotes};
+use super::push::{EarlyPush, Sent, early};
 
 /// What to build, and from what.
 #[derive(Debug)]
@@ -50,8 +52,22 @@ pub struct BuildRequest {
     pub resolv_conf: Vec<u8>,
     /// Whoever shows progress shows what steps write, and errors need not say it again.
     pub output_is_shown: bool,
-    /// Whether the image's layers are needed here when the build ends.
-    pub layers_needed: bool,
+    /// What of the image is needed here when the build ends.
+    pub needed: Needed,
+    /// Where its layers go as soon as they are there.
+    pub pushes: Vec<EarlyPush>,
+}
+
+/// What of an image is needed when its build ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Needed {
+    /// Nothing: the build cache is filled, and that is all.
+    Nothing,
+    /// Its layers as blobs in these formats, here or where they can be had: what is at a registry is
+    /// not fetched.
+    Blobs(Vec<LayerFormat>),
+    /// Its files.
+    Files,
 }
 
 impl BuildRequest {
@@ -101,7 +117,19 @@ pub struct Built<'a> {
     /// What `SOURCE_DATE_EPOCH` says.
     pub epoch: Option<OffsetDateTime>,
     pub warnings: Vec<Diagnostic>,
+    /// The records of the build, if images that leave shall hold them.
+    pub inline: Option<crate::cache::remote::Records>,
+    /// What early pushes brought to registries.
+    pub sent: Sent,
+    remotes: Remotes,
     _lease: Lease<'a>,
+}
+
+impl Built<'_> {
+    /// Where layers can be had that are not here.
+    pub fn elsewhere(&self) -> &dyn Whereabouts {
+        &self.remotes
+    }
 }
 
 /// Why a build failed.
@@ -116,27 +144,34 @@ pub enum BuildError {
     Store(#[from] StoreError),
 }
 
-/// An error and all of its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 impl<'a> Engine<'a> {
     /// Builds an image. Nothing is named or exported yet.
     ///
     /// # Errors
     /// [`BuildError`]. What was built by then is cached.
     pub fn build(&self, request: &BuildRequest) -> Result<Built<'a>, BuildError> {
+        self.build_beside(request, &Beside::default())
+    }
+
+    /// Builds while caches elsewhere are read, and tells observers of layers.
+    pub(super) fn build_beside(
+        &self,
+        request: &BuildRequest,
+        beside: &Beside<'_>,
+    ) -> Result<Built<'a>, BuildError> {
+        let remotes = Remotes::with_layouts(request.layouts.clone());
+        let mut built =
+            self.import_beside(beside, &remotes, || self.build_from(request, beside, &remotes))?;
+        built.remotes = remotes;
+        Ok(built)
+    }
+
+    fn build_from(
+        &self,
+        request: &BuildRequest,
+        beside: &Beside<'_>,
+        remotes: &Remotes,
+    ) -> Result<Built<'a>, BuildError> {
         let lease = self.store.lease()?;
         let mut options = request.options.clone();
         let mut excluded = Vec::new();
@@ -152,7 +187,6 @@ impl<'a> Engine<'a> {
                 self.read("load .dockerignore", || parser::ignore::ignore(ignore).map_err(|one| vec![one]))?;
             options.excludes = excluded.iter().map(|one| one.pattern.clone()).collect();
         }
-        let remotes = Remotes::with_layouts(request.layouts.clone());
         let (platforms, indexed) = request.targets()?;
         options.multi_platform = indexed;
         let mut graph = Definition::new();
@@ -162,7 +196,7 @@ impl<'a> Engine<'a> {
         let (mut failed, mut violation, mut told) = (None, None, Vec::new());
         for platform in platforms {
             options.platform = platform;
-            let lowered = self.lower(&dockerfile, &options, &mut found, &remotes, request.pull, &lease);
+            let lowered = self.lower(&dockerfile, &options, &mut found, remotes, request.pull, &lease);
             let report = self.tell_findings(request, &options, &found, &mut told);
             violation = violation.or_else(|| report.failure());
             let mut lowered = match lowered {
@@ -191,34 +225,59 @@ impl<'a> Engine<'a> {
             let advice = advice.unwrap_or_default();
             self.progress.warn(format!("no ARG declares the build argument `{}`{advice}", unused.name));
         }
-        let layers = Layers { engine: self, remotes: &remotes };
-        let environment = crate::solver::Environment {
-            store: self.store,
-            progress: &self.progress,
-            images: &layers,
-            contexts: &request.contexts,
-            secrets: &request.secrets,
-            agents: &request.agents,
-            resources: &request.resources,
-            device_folders: &request.device_folders,
-            resolv_conf: &request.resolv_conf,
-            cancel: &self.cancel,
-            fetcher: self.fetcher(&request.sources, &request.secrets),
-            lease: &lease,
-        };
-        let solver = Solver::new(environment);
+        let layers = Layers { engine: self, remotes };
+        let sent = Sent::default();
         let targets: Vec<VertexId> = all.iter().map(|lowered| lowered.target).collect();
-        let solved = solver.solve(&graph, &targets, request.layers_needed).map_err(|error| {
-            let all = match &error.cause {
-                Cause::Content(_) => solver.missing_sources(&graph, &targets),
-                _ => Vec::new(),
+        let work = |pushes: &[&dyn Observer]| {
+            let observers: Vec<&dyn Observer> = beside.observers.iter().chain(pushes).copied().collect();
+            let environment = crate::solver::Environment {
+                store: self.store,
+                progress: &self.progress,
+                images: &layers,
+                contexts: &request.contexts,
+                secrets: &request.secrets,
+                agents: &request.agents,
+                resources: &request.resources,
+                device_folders: &request.device_folders,
+                resolv_conf: &request.resolv_conf,
+                cancel: &self.cancel,
+                fetcher: self.fetcher(&request.sources, &request.secrets),
+                observers: &observers,
+                exchange: beside.exchange,
+                lease: &lease,
             };
-            findings::of(request, &excluded, *error, all)
-        })?;
-        drop(solver);
+            let solver = Solver::new(environment);
+            solver.solve(&graph, &targets, &|layer| self.is_needed(&request.needed, layer, remotes)).map_err(
+                |error| {
+                    let all = match &error.cause {
+                        Cause::Content(_) => solver.missing_sources(&graph, &targets),
+                        _ => Vec::new(),
+                    };
+                    findings::of(request, &excluded, *error, all)
+                },
+            )
+        };
+        let is_failure = |error: &BuildError| !matches!(error, BuildError::Canceled);
+        let solved = early::beside(self, &request.pushes, leaving(&all), remotes, &sent, work, is_failure)?;
         let images = all.iter().map(|lowered| assemble(lowered, &solved)).collect();
         let epoch = all.first().and_then(|lowered| lowered.epoch);
-        Ok(Built { images, indexed, epoch, warnings, _lease: lease })
+        let remotes = Remotes::default();
+        Ok(Built { images, indexed, epoch, warnings, inline: None, sent, remotes, _lease: lease })
+    }
+
+    /// Whether a layer of the image has to be on this disk when the build ends.
+    fn is_needed(&self, needed: &Needed, layer: &ChainLayer, remotes: &Remotes) -> bool {
+        let formats = match needed {
+            Needed::Nothing => return false,
+            Needed::Files => return true,
+            Needed::Blobs(formats) => formats,
+        };
+        let layer = ImageLayer { identity: layer.identity, diff_id: layer.diff_id, created: None };
+        // What is on this disk is held there. A store that fails is found out by whoever asks next.
+        self.store.has_layer(layer.identity).unwrap_or(true)
+            || formats.iter().any(|format| {
+                !matches!(exporter::known_blob(self.store, &layer, *format, remotes), Ok(Some(_)))
+            })
     }
 
     /// What brings sources over the network here.
@@ -317,12 +376,6 @@ impl<'a> Engine<'a> {
         }
         let finding = Diagnostic::error(format!("cannot get the image `{name}`: {}", chain(error)))
             .at(source, need.span);
-        if let PullError::Registry(error) = error
-            && !error.is_not_found()
-            && let Some(hint) = error.hint()
-        {
-            return finding.hint(hint);
-        }
         let known: Vec<String> = self
             .store
             .images()
@@ -342,6 +395,12 @@ impl<'a> Engine<'a> {
         if let Some(stage) = written.and_then(|written| nearest(written, stages)) {
             return finding.hint(format!("there is a stage `{stage}`"));
         }
+        if let PullError::Registry(error) = error
+            && !error.is_not_found()
+            && let Some(hint) = error.hint()
+        {
+            return finding.hint(hint);
+        }
         match nearest(&name, known.iter().map(String::as_str)) {
             Some(near) if near == name => {
                 finding.hint(format!("the store has `{near}`, but not for {}", need.platform))
@@ -350,6 +409,18 @@ impl<'a> Engine<'a> {
             None => finding,
         }
     }
+}
+
+/// The layers that will be in the images.
+fn leaving(all: &[Lowered]) -> early::Leaving {
+    let base = all.iter().flat_map(|lowered| &lowered.base).flat_map(|base| &base.config.rootfs.diff_ids);
+    let base = base.map(|diff_id| ImageLayer {
+        identity: crate::digest::LayerIdentity::of_diff(*diff_id),
+        diff_id: *diff_id,
+        created: None,
+    });
+    let steps = all.iter().flat_map(|lowered| &lowered.history).filter_map(|line| line.vertex);
+    early::Leaving { base: base.collect(), steps: steps.collect() }
 }
 
 fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::Engine;
-use super::build::chain;
 use crate::cache::content::{Kind, Listing, Tree};
+use crate::diagnostic::chain;
 use crate::exporter::restamp::{Stamp, restamp};
 use crate::exporter::{ExportError, Image, tree};
 use crate::platform::Platform;

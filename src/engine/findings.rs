@@ -1,11 +1,11 @@
 //! What a person is told when a step fails: which words of which line, and what to do.
 
 use crate::cache::content::ContentError;
-use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::diagnostic::{Diagnostic, SourceText, Span, chain};
 use crate::parser::ignore::IgnorePattern;
 use crate::solver::{Cause, SolveError};
 
-use super::build::{BuildError, BuildRequest, chain};
+use super::build::{BuildError, BuildRequest};
 
 /// The error of a failed solve. `all` are the sources that are missing, the one among them for which
 /// the solve ended; none if it ended for another reason.

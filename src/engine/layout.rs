@@ -185,10 +185,12 @@ impl Engine<'_> {
                 .map_err(StoreError::io("store a blob of", &layout.path))?;
             writer.commit(Some(blob))?;
             let format = layer_blobs::format_of_media_type(layer.media_type.as_ref());
+            // Every image that has such a layer would go out with it.
+            self.store.check_blob(blob, *diff_id)?;
             self.store.remember_layer_blob(*diff_id, format, blob, layer.size)?;
         }
         let id = ImageId(manifest.config.digest);
         remotes.add(id, diff_ids.clone());
-        Ok(Resolved { id, config, manifest: Some(manifest_digest) })
+        Ok(Resolved { id, config, manifest: Some(manifest_digest), root: None })
     }
 }

@@ -8,21 +8,27 @@ use crate::solver::Cancel;
 use crate::store::Store;
 
 mod build;
+mod cache;
+mod cache_export;
+mod cache_places;
 mod export;
 mod findings;
 mod layout;
 mod lint;
 mod pull;
 mod pull_all;
+mod pull_find;
+mod pull_layer;
 mod push;
 mod run;
 
-pub use build::{BuildError, BuildRequest, Built};
+pub use build::{BuildError, BuildRequest, Built, Needed};
+pub use cache::{CacheError, CacheExport, Caches};
 pub use export::Files;
 pub use layout::{Layout, LayoutEntry};
 pub use lint::{CheckRequest, check};
-pub use pull::{Policy, PullError};
-pub use push::PushError;
+pub use pull::{Policy, PullError, Pulled};
+pub use push::{EarlyPush, PushError, PushHelp, Sent};
 pub use run::{Bind, RunError, RunRequest, Started};
 
 /// What every verb works with.

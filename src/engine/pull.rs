@@ -1,18 +1,18 @@
 //! Images from registries: first what they are, and their layers when somebody needs files.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::digest::{BlobDigest, DiffId, ImageId, LayerIdentity};
+use crate::cache::remote::CacheReader;
+use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
+use crate::exporter::{Place, Whereabouts};
 use crate::image::{Descriptor, Document, ImageConfig, Manifest};
 use crate::platform::Platform;
-use crate::progress::{Progress, Step};
+use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::registry::{RegistryError, Sink};
+use crate::registry::RegistryError;
 use crate::solver::LayerSource;
-use crate::store::blobs::BlobWriter;
 use crate::store::images::StoredImage;
 use crate::store::{Lease, StoreError, layer_blobs};
 
@@ -26,12 +26,20 @@ pub enum PullError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("`{reference}` has no image for {platform}; it has {}", there.join(", "))]
+    #[error(transparent)]
+    Cache(#[from] crate::cache::remote::PlaceError),
+    #[error("`{reference}` has no image for {platform}; it has {}", first_of(there))]
     Platform { reference: String, platform: Platform, there: Vec<String> },
     #[error("`{reference}` nests indexes too deeply")]
     Nested { reference: String },
     #[error("the manifest of `{reference}` lists {manifest} layers, its config {config}")]
     Layers { reference: String, manifest: usize, config: usize },
+    #[error("`{reference}` is no image: it holds `{kind}`")]
+    NotAnImage { reference: String, kind: String },
+    #[error(
+        "layer {digest} of `{reference}` is a foreign one: it may be had from elsewhere, by whoever is allowed to, and the registry does not have it"
+    )]
+    Foreign { reference: String, digest: Digest },
     #[error("cannot use the OCI layout `{}`: {reason}", path.display())]
     Layout { path: PathBuf, reason: String },
     #[error("`{reference}` is not in the store, and is not to be pulled")]
@@ -42,6 +50,16 @@ pub enum PullError {
         "layer {0} of the image is neither here nor known to a registry; build, load or pull the image again"
     )]
     Lost(DiffId),
+}
+
+/// What an index has, which may be any number of things.
+fn first_of(there: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = there[..there.len().min(SHOWN)].join(", ");
+    match there.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// When a registry is asked for an image.
@@ -55,11 +73,31 @@ pub enum Policy {
     Never,
 }
 
+/// Where a layer that is not here can be had.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// In the repository of an image.
+    Image(Reference),
+    /// In a build cache.
+    Cache(Arc<dyn CacheReader>),
+}
+
+impl Origin {
+    fn name(&self) -> String {
+        match self {
+            Self::Image(reference) => reference.familiar_repository(),
+            Self::Cache(cache) => cache.name(),
+        }
+    }
+}
+
 /// Where the layers of images that were resolved can be had.
 #[derive(Debug, Default)]
 pub(super) struct Remotes {
     images: Mutex<HashMap<ImageId, Vec<DiffId>>>,
-    layers: Mutex<HashMap<DiffId, (Reference, Descriptor)>>,
+    layers: Mutex<HashMap<DiffId, (Origin, Descriptor)>>,
+    /// Layers that two images say are different blobs: one of them may lie.
+    disputed: Mutex<HashSet<DiffId>>,
     /// Images that are in directories of the person's, by the names that stand for them.
     layouts: BTreeMap<Reference, Layout>,
 }
@@ -77,12 +115,41 @@ impl Remotes {
     fn add_manifest(&self, reference: &Reference, config: &ImageConfig, manifest: &Manifest) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         for (diff_id, descriptor) in config.rootfs.diff_ids.iter().zip(&manifest.layers) {
-            layers.insert(*diff_id, (reference.clone(), descriptor.clone()));
+            let before = layers.insert(*diff_id, (Origin::Image(reference.clone()), descriptor.clone()));
+            if before.is_some_and(|(_, before)| before.digest != descriptor.digest) {
+                self.disputed.lock().unwrap_or_else(PoisonError::into_inner).insert(*diff_id);
+            }
         }
     }
 
-    fn place(&self, layer: DiffId) -> Option<(Reference, Descriptor)> {
+    /// A layer that a build cache holds; what an image's registry has is not replaced.
+    pub(super) fn add_cached(&self, layer: DiffId, cache: &Arc<dyn CacheReader>, descriptor: &Descriptor) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.entry(layer).or_insert_with(|| (Origin::Cache(Arc::clone(cache)), descriptor.clone()));
+    }
+
+    /// Where a layer can be had, and what its blob is there.
+    pub(super) fn place(&self, layer: DiffId) -> Option<(Origin, Descriptor)> {
         self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&layer).cloned()
+    }
+}
+
+/// A layer can go into an image as the blob that its place says it is, unread, if nobody else says
+/// otherwise: then the worst that a lie does is to break the image of who built on the liar's.
+impl Whereabouts for Remotes {
+    fn place(&self, layer: DiffId) -> Option<(Place, Descriptor)> {
+        if self.disputed.lock().unwrap_or_else(PoisonError::into_inner).contains(&layer) {
+            return None;
+        }
+        let (origin, blob) = Self::place(self, layer)?;
+        Some(match origin {
+            Origin::Image(reference) => (Place::Repository(reference), blob),
+            // A cache at a registry is a repository like others, and one that blobs are mounted from.
+            Origin::Cache(cache) => match cache.repository().cloned() {
+                Some(repository) => (Place::Repository(repository), blob),
+                None => (Place::Cache(cache), blob),
+            },
+        })
     }
 }
 
@@ -92,6 +159,18 @@ pub(super) struct Resolved {
     pub id: ImageId,
     pub config: ImageConfig,
     pub manifest: Option<BlobDigest>,
+    /// What a registry has under the name, if one was asked.
+    pub root: Option<Digest>,
+}
+
+/// An image that was pulled.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    pub image: StoredImage,
+    /// What the registry has under the name: the image's manifest, or an index.
+    pub digest: Option<Digest>,
+    /// Whether the name stood for something else here before, or for nothing.
+    pub is_new: bool,
 }
 
 impl<'a> Engine<'a> {
@@ -123,18 +202,20 @@ impl<'a> Engine<'a> {
         if policy == Policy::Never {
             return Err(PullError::Absent { reference: reference.familiar() });
         }
-        let (manifest, manifest_digest) = self.wait(self.find_manifest(reference, platform))??;
-        let bytes = self.wait(self.registry.config(reference, &manifest))??;
+        let found = self.wait(self.find_manifest(reference, platform))??;
+        let bytes = self.wait(self.find_config(reference, &found.manifest))??;
         self.store.put_blob(&bytes)?;
-        let found = self.remote(remotes, reference, &manifest, &bytes, manifest_digest)?;
-        self.store.pin(reference, platform, found.id, manifest_digest)?;
-        Ok(found)
+        let resolved = self.remote(remotes, reference, &found.manifest, &bytes, found.digest)?;
+        self.store.pin(reference, platform, resolved.id, found.digest)?;
+        let layers = resolved.config.rootfs.diff_ids.iter().copied().zip(&found.manifest.layers);
+        self.store.remember_places(reference, layers)?;
+        Ok(Resolved { root: Some(found.root), ..resolved })
     }
 
     fn local(&self, remotes: &Remotes, image: &StoredImage) -> Result<Resolved, PullError> {
         let (config, _) = self.store.image_config(image.id)?;
         remotes.add(image.id, config.rootfs.diff_ids.clone());
-        Ok(Resolved { id: image.id, config, manifest: image.manifest })
+        Ok(Resolved { id: image.id, config, manifest: image.manifest, root: None })
     }
 
     /// What a registry said before, as long as all that it said is still here.
@@ -180,41 +261,7 @@ impl<'a> Engine<'a> {
         let id = ImageId(manifest.config.digest);
         remotes.add(id, config.rootfs.diff_ids.clone());
         remotes.add_manifest(reference, &config, manifest);
-        Ok(Resolved { id, config, manifest: Some(manifest_digest) })
-    }
-
-    /// The manifest for a platform, through at most a few indexes; its bytes are kept.
-    async fn find_manifest(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<(Manifest, BlobDigest), PullError> {
-        let mut at = reference.clone();
-        for _ in 0..4 {
-            let fetched = self.registry.manifest(&at).await?;
-            match fetched.document {
-                Document::Manifest(manifest) => {
-                    return Ok((manifest, self.store.put_blob(&fetched.bytes)?));
-                }
-                Document::Index(index) => match index.select(platform) {
-                    Some(entry) => at = reference.with_digest(entry.digest),
-                    None => {
-                        let there = index
-                            .manifests
-                            .iter()
-                            .filter_map(|entry| entry.platform.as_ref())
-                            .map(|platform| Platform::from(platform).to_string())
-                            .collect();
-                        return Err(PullError::Platform {
-                            reference: reference.familiar(),
-                            platform: platform.clone(),
-                            there,
-                        });
-                    }
-                },
-            }
-        }
-        Err(PullError::Nested { reference: reference.familiar() })
+        Ok(Resolved { id, config, manifest: Some(manifest_digest), root: None })
     }
 
     /// Has an image with all of its layers here, under its name.
@@ -226,8 +273,9 @@ impl<'a> Engine<'a> {
         reference: &Reference,
         platform: &Platform,
         policy: Policy,
-    ) -> Result<StoredImage, PullError> {
+    ) -> Result<Pulled, PullError> {
         let remotes = Remotes::default();
+        let before = self.store.image_named_for(reference, platform)?;
         let step = self.progress.step(format!("resolve {}", reference.familiar()));
         let lease = self.store.lease()?;
         let resolved = match self.resolve(&remotes, reference, platform, policy, &lease) {
@@ -243,14 +291,34 @@ impl<'a> Engine<'a> {
         let layers = Layers { engine: self, remotes: &remotes };
         layers.fetch_all(&resolved.config.rootfs.diff_ids, &lease)?;
         let (_, bytes) = self.store.image_config(resolved.id)?;
-        self.store.sync_layers(&resolved.config.rootfs.diff_ids)?;
+        self.sync_without_blobs(&resolved.config.rootfs.diff_ids)?;
         let image = self.store.put_image(&bytes, resolved.manifest)?;
         // An index that has the image stays one.
         let index = self.store.index_named(reference)?;
         if index.is_none_or(|index| index.members.iter().all(|(member, _)| member.id != image.id)) {
             self.store.tag(reference, image.id)?;
         }
-        Ok(image)
+        let digest = resolved.root.or(resolved.manifest.map(|manifest| manifest.0));
+        let is_new = before.is_none_or(|before| before.id != image.id);
+        Ok(Pulled { image, digest, is_new })
+    }
+}
+
+impl Engine<'_> {
+    /// Makes layers outlive a power cut. One whose blob is here does, since it is unpacked again from that,
+    /// which costs less than to wait until the disk has written all files.
+    pub(super) fn sync_without_blobs(&self, diff_ids: &[DiffId]) -> Result<(), StoreError> {
+        let mut alone = Vec::new();
+        for diff_id in diff_ids {
+            let mut has_blob = false;
+            for format in layer_blobs::FOREIGN_FORMATS {
+                has_blob = has_blob || self.store.layer_blob(*diff_id, format)?.is_some();
+            }
+            if !has_blob {
+                alone.push(*diff_id);
+            }
+        }
+        if alone.is_empty() { Ok(()) } else { self.store.sync_layers(&alone) }
     }
 }
 
@@ -274,12 +342,16 @@ impl Layers<'_> {
                     loop {
                         let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
                         let Some(diff_id) = next else { return };
-                        let outcome = match self.fetch_one(diff_id, lease, &self.engine.progress) {
+                        // What one layer lacks, the image lacks.
+                        if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                            return;
+                        }
+                        let error = match self.fetch_one(diff_id, lease, &self.engine.progress) {
                             Ok(true) => continue,
                             Ok(false) => PullError::Lost(diff_id),
                             Err(error) => error,
                         };
-                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         return;
                     }
                 });
@@ -289,6 +361,14 @@ impl Layers<'_> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// A place of earlier builds, pulls and pushes that had the layer.
+    fn remembered(&self, diff_id: DiffId) -> Result<Option<(Origin, Descriptor)>, StoreError> {
+        let mut places = self.engine.store.places(diff_id)?;
+        // The latest of the best, since the order of equals stays.
+        places.sort_by_key(|place| !place.verified);
+        Ok(places.first().map(|place| (Origin::Image(place.repository.clone()), place.descriptor())))
     }
 
     fn fetch_one(&self, diff_id: DiffId, lease: &Lease<'_>, progress: &Progress) -> Result<bool, PullError> {
@@ -306,16 +386,16 @@ impl Layers<'_> {
                 }
             }
         }
-        let Some((reference, descriptor)) = self.remotes.place(diff_id) else { return Ok(false) };
+        let place = self.remotes.place(diff_id).map_or_else(|| self.remembered(diff_id), |it| Ok(Some(it)));
+        let Some((origin, descriptor)) = place? else { return Ok(false) };
         // Two processes that need one layer fetch it once.
-        let _lock = store.lock_name(&format!("fetch-{}", diff_id.0.hex()))?;
+        let _lock = self.engine.lock(&format!("fetch-{}", diff_id.0.hex()))?;
         if store.find_layers(&[LayerIdentity::of_diff(diff_id)], lease)?.is_ok() {
             return Ok(true);
         }
-        let step =
-            progress.step(format!("pull {} {}", reference.familiar_repository(), descriptor.digest.short()));
-        let outcome = self.transfer(&reference, &descriptor, diff_id, lease, &step);
-        match outcome {
+        let step = progress.step(format!("pull {} {}", origin.name(), descriptor.digest.short()));
+        let brought = self.engine.bring_layer(&origin, &descriptor, diff_id, lease, &step);
+        match brought.map_err(|error| foreign(error, &origin, &descriptor)) {
             Ok(()) => {
                 step.done();
                 Ok(true)
@@ -326,27 +406,17 @@ impl Layers<'_> {
             }
         }
     }
+}
 
-    fn transfer(
-        &self,
-        reference: &Reference,
-        descriptor: &Descriptor,
-        diff_id: DiffId,
-        lease: &Lease<'_>,
-        step: &Step,
-    ) -> Result<(), PullError> {
-        let store = self.engine.store;
-        let blob = BlobDigest(descriptor.digest);
-        if !store.claim_blob(blob)? {
-            let mut writer = store.blob_writer()?;
-            let fetch = self.engine.registry.blob(reference, descriptor, &mut writer, step);
-            self.engine.wait(fetch)??;
-            writer.commit(Some(blob))?;
+/// Says of a layer that is not at its registry that this was to be expected, if it was.
+fn foreign(error: PullError, origin: &Origin, descriptor: &Descriptor) -> PullError {
+    match (&error, origin) {
+        (PullError::Registry(cause), Origin::Image(reference))
+            if cause.is_not_found() && crate::image::is_foreign(descriptor.media_type.as_ref()) =>
+        {
+            PullError::Foreign { reference: reference.familiar(), digest: descriptor.digest }
         }
-        store.unpack_blob(blob, diff_id, lease)?;
-        let format = layer_blobs::format_of_media_type(descriptor.media_type.as_ref());
-        store.remember_layer_blob(diff_id, format, blob, descriptor.size)?;
-        Ok(())
+        _ => error,
     }
 }
 
@@ -357,18 +427,6 @@ impl LayerSource for Layers<'_> {
     }
 
     fn fetch(&self, layer: DiffId, lease: &Lease<'_>, progress: &Progress) -> Result<bool, String> {
-        self.fetch_one(layer, lease, progress).map_err(|error| super::build::chain(&error))
-    }
-}
-
-/// The bytes count only once the blob is committed, so they may begin anew.
-impl Sink for BlobWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
-    }
-
-    fn restart(&mut self) -> io::Result<bool> {
-        BlobWriter::restart(self)?;
-        Ok(true)
+        self.fetch_one(layer, lease, progress).map_err(|error| crate::diagnostic::chain(&error))
     }
 }

@@ -1,13 +1,13 @@
 //! An index from a registry with all that it names, so that it can be given out again as it came.
 
 use super::Engine;
-use super::pull::{Layers, Policy, PullError, Remotes};
+use super::pull::{Layers, Origin, Policy, PullError, Pulled, Remotes};
+use super::pull_find::check_is_image;
 use crate::digest::BlobDigest;
 use crate::image::{Descriptor, Document, Manifest};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Lease;
-use crate::store::images::StoredImage;
 
 impl Engine<'_> {
     /// Has the images of all platforms here, and the index above them under its name. Gives the image
@@ -15,7 +15,7 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// [`PullError`]; then the name stays what it was.
-    pub fn pull_all(&self, reference: &Reference, main: &Platform) -> Result<StoredImage, PullError> {
+    pub fn pull_all(&self, reference: &Reference, main: &Platform) -> Result<Pulled, PullError> {
         let step = self.progress.step(format!("resolve {}", reference.familiar()));
         let outcome = self.wait(self.registry.manifest(reference)).map_err(PullError::from);
         let fetched = match outcome.and_then(|fetched| Ok(fetched?)) {
@@ -31,7 +31,8 @@ impl Engine<'_> {
         let index = match fetched.document {
             Document::Index(index) => index,
             Document::Manifest(manifest) => {
-                let bytes = self.wait(self.registry.config(reference, &manifest))??;
+                check_is_image(reference, &manifest)?;
+                let bytes = self.wait(self.find_config(reference, &manifest))??;
                 let config: crate::image::ImageConfig = serde_json::from_slice(&bytes)
                     .map_err(crate::image::DocumentError::from)
                     .map_err(crate::store::StoreError::from)?;
@@ -57,9 +58,12 @@ impl Engine<'_> {
             }
         }
         let digest = self.store.put_blob(&fetched.bytes)?;
+        let before = self.store.index_named(reference)?;
         self.store.tag_index(reference, digest, &members, main)?;
         let image = self.store.image_named_for(reference, main)?;
-        image.ok_or_else(|| PullError::Absent { reference: reference.familiar() })
+        let image = image.ok_or_else(|| PullError::Absent { reference: reference.familiar() })?;
+        let is_new = before.is_none_or(|before| before.digest != digest);
+        Ok(Pulled { image, digest: Some(digest.0), is_new })
     }
 
     fn fetch_member(
@@ -70,24 +74,22 @@ impl Engine<'_> {
         digest: BlobDigest,
         lease: &Lease<'_>,
     ) -> Result<crate::digest::ImageId, PullError> {
-        let bytes = self.wait(self.registry.config(at, manifest))??;
+        check_is_image(at, manifest)?;
+        let bytes = self.wait(self.find_config(at, manifest))??;
         let found = self.remote(remotes, at, manifest, &bytes, digest)?;
         Layers { engine: self, remotes }.fetch_all(&found.config.rootfs.diff_ids, lease)?;
-        self.store.sync_layers(&found.config.rootfs.diff_ids)?;
+        self.sync_without_blobs(&found.config.rootfs.diff_ids)?;
         Ok(self.store.put_image(&bytes, Some(digest))?.id)
     }
 
     /// What an attestation names: kept as it is.
     fn fetch_blobs(&self, at: &Reference, manifest: &Manifest) -> Result<(), PullError> {
         let fetch = |descriptor: &Descriptor| -> Result<(), PullError> {
-            let blob = BlobDigest(descriptor.digest);
-            if self.store.claim_blob(blob)? {
+            if self.store.claim_blob(BlobDigest(descriptor.digest))? {
                 return Ok(());
             }
             let step = self.progress.step(format!("pull {}", descriptor.digest.short()));
-            let mut writer = self.store.blob_writer()?;
-            self.wait(self.registry.blob(at, descriptor, &mut writer, &step))??;
-            writer.commit(Some(blob))?;
+            self.bring_blob(&Origin::Image(at.clone()), descriptor, &step)?;
             step.done();
             Ok(())
         };

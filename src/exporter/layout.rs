@@ -211,7 +211,7 @@ pub fn write_folder(
     Ok(())
 }
 
-fn header(
+pub(crate) fn header(
     out: &mut dyn Write,
     name: &str,
     size: u64,
@@ -231,7 +231,7 @@ fn header(
 }
 
 /// Fills up the last block of a member.
-fn pad(out: &mut dyn Write, size: u64) -> std::io::Result<()> {
+pub(crate) fn pad(out: &mut dyn Write, size: u64) -> std::io::Result<()> {
     let rest = (512 - size % 512) % 512;
     out.write_all(&[0; 512][..rest as usize])
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `layout.rs` | an OCI layout, as a folder or a tar (`type=oci`), with Docker's `manifest.json` beside it for `type=docker` |
 //! | `package.rs` | from layers to the manifests and the index that all of these hold |
+//! | `whereabouts.rs` | layers that are known, and whose bytes are elsewhere |
 //! | `annotations.rs`, `restamp.rs` | what a person adds to those documents, and the times in layers |
 //! | `tree.rs` | the files alone, as a tar (`type=tar`) or a folder (`type=local`) |
 //! | `push.rs` | a registry (`type=registry`, `--push`, `stave push`) |
@@ -28,10 +29,13 @@ mod package;
 pub mod push;
 pub mod restamp;
 pub mod tree;
+mod whereabouts;
 
 pub use package::{
-    Package, Packed, Packing, made_by, original, original_package, pack, package, restamped, unpack,
+    Package, Packed, Packing, described, described_package, made_by, original, original_package, pack,
+    pack_here, package, restamped, unpack, whole,
 };
+pub use whereabouts::{OnlyStore, Place, Whereabouts, known_blob};
 
 /// Why an image cannot be given out.
 #[derive(Debug, thiserror::Error)]
@@ -139,34 +143,96 @@ impl Default for LayerFormat {
 /// # Errors
 /// [`StoreError::MissingLayer`] if neither a blob nor the files are here.
 pub fn layer_blob(store: &Store, layer: &ImageLayer, format: LayerFormat) -> Result<Descriptor, ExportError> {
-    let ours = format.compression.version();
-    let mut known = vec![ours.as_str()];
-    // A layer from outside keeps the bytes it came as, but nobody wants it uncompressed.
-    if !format.force {
-        known.extend(["gzip", "zstd"]);
+    match known_blob(store, layer, format, &OnlyStore)? {
+        Some(known) if store.claim_blob(BlobDigest(known.digest))? => Ok(known),
+        _ => compress_layer(store, layer, format.compression, &mut |_| {}),
     }
-    for name in known {
-        if let Some((blob, size)) = store.layer_blob(layer.diff_id, name)? {
-            let media_type = layer_blobs::media_type(name);
-            return Ok(Descriptor::new(MediaType::from(media_type), blob.0, size));
-        }
+}
+
+/// Something that watches a layer's blob being written.
+pub enum Written<'w> {
+    /// The file that the blob goes to, before anything is in it.
+    File(&'w std::fs::File),
+    /// So many bytes are in the file.
+    Bytes(u64),
+    /// All of it is: this blob, which is only made durable yet.
+    Whole(&'w Descriptor),
+}
+
+/// Compresses a layer, telling `watch` how far that has come, and remembers the blob. If another has
+/// made the blob meanwhile, `watch` is told nothing.
+///
+/// # Errors
+/// [`StoreError::MissingLayer`] if neither a blob nor the files are here.
+pub fn compress_layer(
+    store: &Store,
+    layer: &ImageLayer,
+    compression: Compression,
+    watch: &mut (dyn FnMut(Written<'_>) + Send),
+) -> Result<Descriptor, ExportError> {
+    let version = compression.version();
+    let described = |blob: BlobDigest, size| {
+        Descriptor::new(MediaType::from(layer_blobs::media_type(&version)), blob.0, size)
+    };
+    // Of those that want the blob at once, a push and the caches of one build or two processes, one makes it.
+    let _turn = store.lock_name(&format!("compress-{}", layer.diff_id.0.hex()))?;
+    if let Some((blob, size)) = store.layer_blob(layer.diff_id, &version)? {
+        return Ok(described(blob, size));
     }
     let lease = store.lease()?;
     let source = Source::find(store, layer, &lease)?;
     let mut writer = store.blob_writer()?;
+    watch(Written::File(&writer.reader().map_err(ExportError::write("a compressed layer"))?));
     let (reader, mut pipe) = std::io::pipe().map_err(ExportError::write("a pipe"))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| -> Result<(), ExportError> {
+    std::thread::scope(|scope| {
         let tar = scope.spawn(move || source.write(store, layer.diff_id, &mut pipe));
-        let packed = compress::compress(reader, &mut writer, format.compression, threads);
+        let mut watched = Watched { writer: &mut writer, watch };
+        let packed = compress::compress_into(reader, &mut watched, compression, threads);
         // An error while reading the layer is the cause of the other one.
         tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        packed.map_err(ExportError::write("a compressed layer"))?;
-        Ok(())
+        packed.map_err(ExportError::write("a compressed layer"))
     })?;
-    let (blob, size) = writer.commit(None)?;
-    store.remember_layer_blob(layer.diff_id, &ours, blob, size)?;
-    Ok(Descriptor::new(MediaType::from(layer_blobs::media_type(&ours)), blob.0, size))
+    let (blob, size) = (writer.digest(), writer.size());
+    let descriptor = described(blob, size);
+    watch(Written::Whole(&descriptor));
+    writer.commit(Some(blob))?;
+    store.remember_layer_blob(layer.diff_id, &version, blob, size)?;
+    Ok(descriptor)
+}
+
+struct Watched<'w, 's> {
+    writer: &'w mut crate::store::blobs::BlobWriter<'s>,
+    watch: &'w mut (dyn FnMut(Written<'_>) + Send),
+}
+
+impl Write for Watched<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        (self.watch)(Written::Bytes(self.writer.size()));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Compresses a layer into this very blob again, which is not here any more; gives whether that is
+/// possible: the layer is here, and this program makes the bytes that it once made.
+///
+/// # Errors
+/// As [`compress_layer`].
+pub fn compress_again(store: &Store, layer: &ImageLayer, blob: BlobDigest) -> Result<bool, ExportError> {
+    if !whereabouts::can_be_made(store, layer)? {
+        return Ok(false);
+    }
+    for version in store.compressions_of(layer.diff_id, blob)? {
+        if let Some(compression) = Compression::of_version(&version) {
+            return Ok(compress_layer(store, layer, compression, &mut |_| {})?.digest == blob.0);
+        }
+    }
+    Ok(false)
 }
 
 /// Where a layer's tar stream can be had.
@@ -284,5 +350,49 @@ mod tests {
         // Nor is it of no time at all where there is no base; without a layer of its own it is the base's.
         assert_eq!(created(&assemble(config.clone(), steps[2..].to_vec(), 0))[0], at(300));
         assert_eq!(created(&assemble(config, steps[..3].to_vec(), 1))[2], at(110));
+    }
+
+    /// A layer that is here as an archive, and how often it is compressed by so many at once.
+    fn compressed_by(store: &Store, layer: &ImageLayer, threads: usize) -> usize {
+        let made = std::sync::atomic::AtomicUsize::new(0);
+        let begin = std::sync::Barrier::new(threads);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    begin.wait();
+                    compress_layer(store, layer, Compression::GZIP, &mut |written| {
+                        let whole = matches!(written, Written::Whole(_));
+                        made.fetch_add(whole.into(), std::sync::atomic::Ordering::SeqCst);
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        made.into_inner()
+    }
+
+    fn archived(store: &Store, bytes: &[u8]) -> ImageLayer {
+        let blob = store.put_blob(bytes).unwrap();
+        let diff_id = DiffId(blob.0);
+        store.remember_layer_blob(diff_id, "none", blob, bytes.len() as u64).unwrap();
+        ImageLayer { identity: LayerIdentity::of_diff(diff_id), diff_id, created: None }
+    }
+
+    #[test]
+    fn of_many_who_want_a_blob_one_makes_it() {
+        let (_folder, store) = crate::store::tests::store();
+        let layer = archived(&store, &vec![7; 4 << 20]);
+        assert_eq!(compressed_by(&store, &layer, 6), 1);
+        assert_eq!(compressed_by(&store, &layer, 2), 0);
+    }
+
+    #[test]
+    fn a_blob_that_is_gone_is_made_once_more() {
+        let (_folder, store) = crate::store::tests::store();
+        let layer = archived(&store, &vec![8; 1 << 20]);
+        assert_eq!(compressed_by(&store, &layer, 1), 1);
+        let (blob, _) = store.layer_blob(layer.diff_id, &Compression::GZIP.version()).unwrap().unwrap();
+        std::fs::remove_file(store.path().join("blobs/sha256").join(blob.0.hex())).unwrap();
+        assert_eq!(compressed_by(&store, &layer, 4), 1);
     }
 }

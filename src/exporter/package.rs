@@ -7,14 +7,18 @@ use time::OffsetDateTime;
 
 use super::annotations::{Annotations, Level};
 use super::restamp::{Stamp, restamp};
-use super::{ExportError, Image, ImageLayer, LayerFormat, Source, layer_blob};
+use super::{
+    ExportError, Image, ImageLayer, LayerFormat, OnlyStore, Source, Whereabouts, compress_again,
+    compress_layer, known_blob, layer_blob, stored,
+};
 use crate::digest::{BlobDigest, DiffId, Digest, Hasher, LayerIdentity};
 use crate::image::{
-    CONFIG_LIMIT, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest,
-    OCI_INDEX, OCI_MANIFEST,
+    CONFIG_LIMIT, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, ImageConfig, Index, MANIFEST_LIMIT,
+    Manifest, OCI_INDEX, OCI_MANIFEST,
 };
 use crate::platform::Platform;
 use crate::store::compress::{self, Compression};
+use crate::store::images::StoredImage;
 use crate::store::{Store, StoreError};
 
 /// How images are packed.
@@ -42,6 +46,18 @@ pub struct Packed {
     pub config: Descriptor,
     pub config_bytes: Vec<u8>,
     pub layers: Vec<Descriptor>,
+    /// The layers' diffIDs, as many as there are layers; none where the config names none, as with
+    /// attestations.
+    pub diff_ids: Vec<DiffId>,
+}
+
+impl Packed {
+    /// The layer that one of its blobs holds.
+    pub fn layer_of(&self, blob: Digest) -> Option<ImageLayer> {
+        let place = self.layers.iter().position(|layer| layer.digest == blob)?;
+        let diff_id = *self.diff_ids.get(place)?;
+        Some(ImageLayer { identity: LayerIdentity::of_diff(diff_id), diff_id, created: None })
+    }
 }
 
 /// What a name can point at: one image, or an index of several.
@@ -73,16 +89,22 @@ impl From<Packed> for Package {
     }
 }
 
-/// Compresses what is not yet, and writes the manifest.
+/// Compresses what is not known yet, and writes the manifest. Blobs that it names may be elsewhere.
 ///
 /// # Errors
-/// As [`layer_blob`].
-pub fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed, ExportError> {
-    let mut layers = image
-        .layers
-        .iter()
-        .map(|layer| layer_blob(store, layer, packing.format))
-        .collect::<Result<Vec<_>, _>>()?;
+/// As [`super::compress_layer`].
+pub fn pack(
+    store: &Store,
+    image: &Image,
+    packing: &Packing,
+    elsewhere: &dyn Whereabouts,
+) -> Result<Packed, ExportError> {
+    let format = packing.format;
+    let blob = |layer: &ImageLayer| match known_blob(store, layer, format, elsewhere)? {
+        Some(known) => Ok(known),
+        None => compress_layer(store, layer, format.compression, &mut |_| {}),
+    };
+    let mut layers = image.layers.iter().map(blob).collect::<Result<Vec<_>, ExportError>>()?;
     let docker = packing.docker();
     let (config_type, manifest_type) = match docker {
         false => (MediaType::ImageConfig, OCI_MANIFEST),
@@ -117,7 +139,23 @@ pub fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed, E
         Descriptor::new(MediaType::from(manifest_type), Digest::of(&bytes), bytes.len() as u64);
     descriptor.platform = Some((&platform).into());
     descriptor.annotations = packing.annotations.of(Level::ManifestDescriptor, Some(&platform));
-    Ok(Packed { descriptor, bytes, config, config_bytes: image.bytes.clone(), layers })
+    let diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
+    Ok(Packed { descriptor, bytes, config, config_bytes: image.bytes.clone(), layers, diff_ids })
+}
+
+/// As [`pack`], and every blob that the manifest names is here.
+///
+/// # Errors
+/// [`StoreError::MissingLayer`] for a layer that only a registry has, and as [`pack`].
+pub fn pack_here(store: &Store, image: &Image, packing: &Packing) -> Result<Packed, ExportError> {
+    let packed = pack(store, image, packing, &OnlyStore)?;
+    for (blob, layer) in packed.layers.iter().zip(&image.layers) {
+        let digest = BlobDigest(blob.digest);
+        if !store.claim_blob(digest)? && !compress_again(store, layer, digest)? {
+            return Err(StoreError::MissingLayer(layer.identity).into());
+        }
+    }
+    Ok(packed)
 }
 
 /// Packs images of several platforms, as an index if it is to be one.
@@ -129,10 +167,12 @@ pub fn package(
     images: &[Image],
     indexed: bool,
     packing: &Packing,
+    elsewhere: &dyn Whereabouts,
 ) -> Result<Package, ExportError> {
     let platforms: Vec<Platform> = images.iter().map(|image| image.config.platform()).collect();
     packing.annotations.check(&platforms, indexed)?;
-    let mut packed = images.iter().map(|image| pack(store, image, packing)).collect::<Result<Vec<_>, _>>()?;
+    let mut packed =
+        images.iter().map(|image| pack(store, image, packing, elsewhere)).collect::<Result<Vec<_>, _>>()?;
     if !indexed {
         return Ok(packed.swap_remove(0).into());
     }
@@ -154,17 +194,51 @@ pub fn package(
 /// # Errors
 /// What the store gives.
 pub fn original(store: &Store, manifest: BlobDigest) -> Result<Option<Packed>, StoreError> {
-    let bytes = store.read_blob(manifest, MANIFEST_LIMIT)?;
+    let whole = |packed: &Packed| packed.layers.iter().all(|blob| store.has_blob(BlobDigest(blob.digest)));
+    Ok(described(store, manifest)?.filter(whole))
+}
+
+/// An image of the store with all of its blobs here: with the manifest that it came with, or packed as
+/// a push would.
+///
+/// # Errors
+/// As [`pack_here`].
+pub fn whole(store: &Store, image: &StoredImage) -> Result<Packed, ExportError> {
+    let came = image.manifest.map_or(Ok(None), |manifest| original(store, manifest))?;
+    match came {
+        Some(packed) => Ok(packed),
+        None => pack_here(store, &stored(store, image)?, &Packing::default()),
+    }
+}
+
+/// The manifest that an image of the store came with, if that is here and its config is; its layers may
+/// be elsewhere.
+///
+/// # Errors
+/// What the store gives.
+pub fn described(store: &Store, manifest: BlobDigest) -> Result<Option<Packed>, StoreError> {
+    let bytes = match store.read_blob(manifest, MANIFEST_LIMIT) {
+        Err(StoreError::MissingBlob(_) | StoreError::Corrupt { .. }) => return Ok(None),
+        bytes => bytes?,
+    };
     let Document::Manifest(parsed) = Document::parse(&bytes, None)? else { return Ok(None) };
-    let here =
-        parsed.layers.iter().chain([&parsed.config]).all(|blob| store.has_blob(BlobDigest(blob.digest)));
-    if !here {
+    if !store.has_blob(BlobDigest(parsed.config.digest)) {
         return Ok(None);
     }
     let media_type = parsed.media_type.unwrap_or(MediaType::ImageManifest);
     let descriptor = Descriptor::new(media_type, manifest.0, bytes.len() as u64);
     let config_bytes = store.read_blob(BlobDigest(parsed.config.digest), CONFIG_LIMIT)?;
-    Ok(Some(Packed { descriptor, bytes, config: parsed.config, config_bytes, layers: parsed.layers }))
+    let config: Option<ImageConfig> = serde_json::from_slice(&config_bytes).ok();
+    let diff_ids = config.map(|config| config.rootfs.diff_ids).unwrap_or_default();
+    let diff_ids = if diff_ids.len() == parsed.layers.len() { diff_ids } else { Vec::new() };
+    Ok(Some(Packed {
+        descriptor,
+        bytes,
+        config: parsed.config,
+        config_bytes,
+        layers: parsed.layers,
+        diff_ids,
+    }))
 }
 
 /// An index of the store with all that it names.
@@ -172,6 +246,22 @@ pub fn original(store: &Store, manifest: BlobDigest) -> Result<Option<Packed>, S
 /// # Errors
 /// [`ExportError::Incomplete`] if something of it is not here.
 pub fn original_package(store: &Store, index: BlobDigest) -> Result<Package, ExportError> {
+    index_package(store, index, original)
+}
+
+/// An index of the store with its manifests and configs; layers may be elsewhere.
+///
+/// # Errors
+/// [`ExportError::Incomplete`] if one of those is not here.
+pub fn described_package(store: &Store, index: BlobDigest) -> Result<Package, ExportError> {
+    index_package(store, index, described)
+}
+
+fn index_package(
+    store: &Store,
+    index: BlobDigest,
+    member: impl Fn(&Store, BlobDigest) -> Result<Option<Packed>, StoreError>,
+) -> Result<Package, ExportError> {
     let bytes = store.read_blob(index, MANIFEST_LIMIT)?;
     let incomplete = |part: Digest| ExportError::Incomplete { index, part };
     let Document::Index(parsed) = Document::parse(&bytes, None).map_err(StoreError::from)? else {
@@ -179,7 +269,7 @@ pub fn original_package(store: &Store, index: BlobDigest) -> Result<Package, Exp
     };
     let mut images = Vec::with_capacity(parsed.manifests.len());
     for entry in &parsed.manifests {
-        let found = match original(store, BlobDigest(entry.digest)) {
+        let found = match member(store, BlobDigest(entry.digest)) {
             Ok(found) => found,
             Err(StoreError::MissingBlob(_)) => None,
             Err(error) => return Err(error.into()),
@@ -256,7 +346,7 @@ fn restamped_layer(
             drop(out);
             std::io::Result::Ok(DiffId(hashed.hasher.finish()))
         });
-        let packed = compress::compress(new_end, &mut writer, format.compression, threads);
+        let packed = compress::compress_into(new_end, &mut writer, format.compression, threads);
         // An error nearer to the layer is the cause of those after it.
         tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let diff_id = times.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

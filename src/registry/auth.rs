@@ -21,10 +21,10 @@ use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::challenge::Challenge;
-use super::credentials::{Credential, Credentials};
+use super::credentials::{Account, Credential, Credentials, Secret};
 use super::endpoint::{check_target, is_loopback, shown_host};
 use super::error::{Failure, shown};
-use super::transport::{Body, Request, Transport};
+use super::transport::{Answer, Body, Request, Transport};
 
 /// The longest answer of a token server.
 const TOKEN_LIMIT: u64 = 256 << 10;
@@ -36,7 +36,7 @@ const DEFAULT_LIFE: u64 = 60;
 /// What was granted, by registry.
 pub(super) struct Auth {
     credentials: Arc<Credentials>,
-    accounts: Mutex<HashMap<String, Arc<OnceCell<Option<Credential>>>>>,
+    accounts: Mutex<HashMap<String, Arc<OnceCell<Account>>>>,
     grants: Mutex<HashMap<Key, Arc<AsyncMutex<Option<Grant>>>>>,
 }
 
@@ -46,6 +46,21 @@ pub(super) struct Key {
     /// The scheme, host and port it may be sent to.
     pub(super) origin: String,
     pub(super) scopes: Vec<String>,
+}
+
+impl Key {
+    /// The repository that the first scope is about.
+    fn repository(&self) -> Option<&str> {
+        let (name, _) = self.scopes.first()?.strip_prefix("repository:")?.rsplit_once(':')?;
+        Some(name)
+    }
+}
+
+/// What answers a challenge.
+pub(super) struct Granted {
+    pub(super) header: HeaderValue,
+    /// Whether it was fetched for this very challenge.
+    pub(super) is_fresh: bool,
 }
 
 struct Grant {
@@ -80,8 +95,8 @@ impl Auth {
         Arc::clone(grants.entry(key.clone()).or_default())
     }
 
-    /// The credentials of a registry, looked up once.
-    async fn account(&self, account: &str) -> Result<Option<Credential>, Failure> {
+    /// The credentials of a registry, or of this repository of it. Files and helpers are asked once.
+    async fn account(&self, account: &str, key: &Key) -> Result<Option<Credential>, Failure> {
         let cell = {
             let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(accounts.entry(account.to_owned()).or_default())
@@ -89,37 +104,33 @@ impl Auth {
         let found = cell.get_or_try_init(|| async {
             let (credentials, account) = (Arc::clone(&self.credentials), account.to_owned());
             // Files and helper processes block.
-            match tokio::task::spawn_blocking(move || credentials.lookup(&account)).await {
+            match tokio::task::spawn_blocking(move || credentials.account(&account)).await {
                 Ok(found) => found.map_err(Failure::from),
                 Err(_) => Err(Failure::Setup("looking up credentials was given up".to_owned())),
             }
         });
-        Ok(found.await?.clone())
+        Ok(found.await?.of(key.repository()).cloned())
     }
 
-    /// The header that answers a challenge.
-    pub(super) async fn answer(
-        &self,
-        transport: &Transport,
-        asked: Asked<'_>,
-    ) -> Result<HeaderValue, Failure> {
+    /// What answers a challenge.
+    pub(super) async fn answer(&self, transport: &Transport, asked: Asked<'_>) -> Result<Granted, Failure> {
         let cell = self.cell(asked.key);
         let mut grant = cell.lock().await;
         // Someone else may have fetched a newer one while we waited for the lock.
         if let Some(grant) = grant.as_ref().filter(|grant| grant.lasts())
             && asked.used != Some(&grant.header)
         {
-            return Ok(grant.header.clone());
+            return Ok(Granted { header: grant.header.clone(), is_fresh: false });
         }
         *grant = None;
-        let credential = self.account(asked.account).await?;
+        let credential = self.account(asked.account, asked.key).await?;
         let fresh = self.fetch(transport, &asked, credential.as_ref()).await?;
-        Ok(grant.insert(fresh).header.clone())
+        Ok(Granted { header: grant.insert(fresh).header.clone(), is_fresh: true })
     }
 
-    /// Whether there are credentials for a registry, as far as that was looked up.
-    pub(super) async fn has_account(&self, account: &str) -> bool {
-        matches!(self.account(account).await, Ok(Some(_)))
+    /// Whether there are credentials for a request, as far as that was looked up.
+    pub(super) async fn has_account(&self, account: &str, key: &Key) -> bool {
+        matches!(self.account(account, key).await, Ok(Some(_)))
     }
 
     async fn fetch(
@@ -130,7 +141,7 @@ impl Auth {
     ) -> Result<Grant, Failure> {
         let registry = || asked.account.to_owned();
         let bearer = asked.challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service, scope } => Some((realm, service, scope)),
+            Challenge::Bearer { realm, service, scope, .. } => Some((realm, service, scope)),
             Challenge::Basic => None,
         });
         if let Some(Credential::RegistryToken(token)) = credential {
@@ -251,42 +262,29 @@ impl Token<'_> {
     ) -> Result<Grant, Failure> {
         let host = shown_host(&url);
         let asked_at = Instant::now();
-        let mut headers = HeaderMap::new();
-        let mut authorization = None;
-        let mut form = None;
-        match credential {
+        let mut answer = match credential {
             Some(Credential::IdentityToken(token)) => {
-                let scopes = self.scopes.join(" ");
-                let mut pairs = vec![
-                    ("grant_type", "refresh_token"),
-                    ("refresh_token", token.reveal()),
-                    ("client_id", "stave"),
-                ];
-                pairs.extend(self.service.map(|service| ("service", service)));
-                pairs.extend(Some(("scope", scopes.as_str())).filter(|(_, scopes)| !scopes.is_empty()));
-                form = Some(encode(&pairs));
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+                let answer = self.exchange(transport, url.clone(), token).await?;
+                if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                    // It knows no OAuth2 (some do not, distribution issue 2181); such servers take the
+                    // token for a password.
+                    answer.finish().await;
+                    self.query(&mut url, None);
+                    ask(transport, url, Some(basic("", token.reveal()))).await?
+                } else {
+                    answer
+                }
             }
             Some(Credential::Password { username, password }) => {
-                authorization = Some(basic(username, password.reveal()));
                 self.query(&mut url, Some(username));
+                ask(transport, url, Some(basic(username, password.reveal()))).await?
             }
-            Some(Credential::RegistryToken(_)) | None => self.query(&mut url, None),
-        }
-        let is_refresh = form.is_some();
-        let mut answer = match form {
-            None => {
-                let method = Method::GET;
-                transport.send(Request { method, url, headers, authorization, body: None }).await?
-            }
-            Some(form) => {
-                let make = || Ok(reqwest::Body::from(form.clone()));
-                let length = form.len() as u64;
-                let body = Body { make: &make, length, sent: Arc::default(), report: &|_| {} };
-                let method = Method::POST;
-                transport.send(Request { method, url, headers, authorization, body: Some(&body) }).await?
+            Some(Credential::RegistryToken(_)) | None => {
+                self.query(&mut url, None);
+                ask(transport, url, None).await?
             }
         };
+        let is_refresh = matches!(credential, Some(Credential::IdentityToken(_)));
         match answer.status() {
             StatusCode::OK => {}
             // A refresh token that is refused is a 400 (RFC 6749, section 5.2).
@@ -326,6 +324,23 @@ impl Token<'_> {
             .ok_or_else(|| Failure::Token { host, reason: UNUSABLE.to_owned() })
     }
 
+    /// Asks for a token in exchange for an identity token (docker's token specification, OAuth2).
+    async fn exchange(&self, transport: &Transport, url: Url, token: &Secret) -> Result<Answer, Failure> {
+        let scopes = self.scopes.join(" ");
+        let mut pairs =
+            vec![("grant_type", "refresh_token"), ("refresh_token", token.reveal()), ("client_id", "stave")];
+        pairs.extend(self.service.map(|service| ("service", service)));
+        pairs.extend(Some(("scope", scopes.as_str())).filter(|(_, scopes)| !scopes.is_empty()));
+        let form = encode(&pairs);
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let make = || Ok(reqwest::Body::from(form.clone()));
+        let length = form.len() as u64;
+        let body = Body { make: &make, length, sent: Arc::default(), report: &|_| {} };
+        let method = Method::POST;
+        transport.send(Request { method, url, headers, authorization: None, body: Some(&body) }).await
+    }
+
     fn query(&self, url: &mut Url, username: Option<&str>) {
         let mut query = url.query_pairs_mut();
         if let Some(service) = self.service {
@@ -338,6 +353,12 @@ impl Token<'_> {
             query.append_pair("account", username);
         }
     }
+}
+
+/// Asks for a token as the older of the two protocols does.
+async fn ask(transport: &Transport, url: Url, authorization: Option<HeaderValue>) -> Result<Answer, Failure> {
+    let headers = HeaderMap::new();
+    transport.send(Request { method: Method::GET, url, headers, authorization, body: None }).await
 }
 
 /// `application/x-www-form-urlencoded`, which is how queries are written as well.

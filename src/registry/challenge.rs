@@ -10,6 +10,9 @@ pub(super) enum Challenge {
         realm: String,
         service: Option<String>,
         scope: Option<String>,
+        /// Whether it says of the token that was sent that it is not valid, or no longer
+        /// (`error="invalid_token"`; RFC 6750, section 3.1).
+        refused: bool,
     },
 }
 
@@ -35,6 +38,7 @@ pub(super) fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<Challen
                     realm: get("realm")?,
                     service: get("service"),
                     scope: get("scope"),
+                    refused: get("error").as_deref() == Some("invalid_token"),
                 }),
                 _ => None,
             }
@@ -110,6 +114,20 @@ mod tests {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
+            refused: false,
+        }
+    }
+
+    #[test]
+    fn tokens_that_are_refused() {
+        for (line, want) in [
+            (r#"Bearer realm="r",error="invalid_token""#, true),
+            (r#"Bearer error=invalid_token, realm=r"#, true),
+            (r#"Bearer realm="r",error="insufficient_scope""#, false),
+            (r#"Bearer realm="error=\"invalid_token\"""#, false),
+        ] {
+            let found = parse([line]);
+            assert!(matches!(found[0], Challenge::Bearer { refused, .. } if refused == want), "{line}");
         }
     }
 

@@ -8,21 +8,26 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode, Url};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
+use crate::digest::Digest;
 use crate::reference::{DEFAULT_REGISTRY, Reference};
 
 use super::auth::{Asked, Auth, Key};
-use super::challenge;
+use super::challenge::{self, Challenge};
 use super::config::Config;
-use super::credentials::{Credential, Credentials, Secret};
+use super::credentials::{Credential, Credentials};
 use super::endpoint::{Endpoint, Wire, same_origin};
 use super::error::{Failure, RegistryError, is_transient_status};
+use super::proxies::Proxies;
 use super::retry::{Jitter, Retry, Waits};
 use super::transport::{Answer, Body, Request, Transport};
+use super::warnings::{Warn, Warnings};
 
 /// How often a mirror is tried before the next place is.
 const MIRROR_ATTEMPTS: u32 = 2;
+/// How often one request is sent with a token that another request may have used up.
+const TOKEN_ATTEMPTS: u32 = 4;
 
 /// What a [`Client`] is made from. All of it is given: the client reads no environment and no clock
 /// but the monotonic one, and only those files that are named here.
@@ -35,6 +40,8 @@ pub struct Options {
     /// What we call ourselves, `stave/0.1.0` for one.
     pub user_agent: String,
     pub proxies: Proxies,
+    /// Whom to tell what registries warn of.
+    pub warn: Option<Warn>,
     pub retry: Retry,
     /// How long connecting may take.
     pub connect_timeout: Duration,
@@ -52,23 +59,13 @@ impl Default for Options {
             credentials: Credentials::default(),
             user_agent: concat!("stave/", env!("CARGO_PKG_VERSION")).to_owned(),
             proxies: Proxies::default(),
+            warn: None,
             retry: Retry::default(),
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             seed: 0,
         }
     }
-}
-
-/// HTTP proxies, as the environment usually names them. Loopback is never proxied.
-#[derive(Debug, Clone, Default)]
-pub struct Proxies {
-    /// The proxy for plain HTTP, with its credentials if it needs any.
-    pub http: Option<Secret>,
-    /// The proxy for HTTPS.
-    pub https: Option<Secret>,
-    /// Hosts to reach without one, as in `NO_PROXY`.
-    pub none_for: String,
 }
 
 /// A client of registries. Clones share connections, tokens and what was learned about hosts.
@@ -84,6 +81,10 @@ struct Inner {
     wires: Mutex<HashMap<String, Arc<OnceCell<Wire>>>>,
     /// Mirrors that could not be reached or lied, and are asked no more.
     bad_mirrors: Mutex<HashSet<String>>,
+    /// Hosts that take a blob in one piece only.
+    without_chunks: Mutex<HashSet<String>>,
+    /// Held while a list of referrers is read, added to and put back.
+    referrer_lists: AsyncMutex<()>,
 }
 
 impl fmt::Debug for Client {
@@ -116,6 +117,13 @@ impl Ask<'_> {
         Self { method, target, headers: HeaderMap::new(), body: None, scopes }
     }
 
+    /// Whether it reads something by its digest.
+    fn is_named_by_digest(&self) -> bool {
+        let Target::Path(path) = &self.target else { return false };
+        let name = path.rsplit('/').next().unwrap_or_default();
+        self.method == Method::GET && Digest::parse(name).is_ok()
+    }
+
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
@@ -144,13 +152,15 @@ impl Client {
             credentials,
             user_agent,
             proxies,
+            warn,
             retry,
             connect_timeout,
             idle_timeout,
             seed,
         } = options;
+        let warnings = Warnings::new(warn);
         let transport =
-            Transport::new(config, certs_dirs, &user_agent, proxies, connect_timeout, idle_timeout)
+            Transport::new(config, certs_dirs, &user_agent, proxies, connect_timeout, idle_timeout, warnings)
                 .map_err(|failure| failure.of("set up the registry client"))?;
         Ok(Self(Arc::new(Inner {
             transport,
@@ -159,6 +169,8 @@ impl Client {
             jitter: Jitter::new(seed),
             wires: Mutex::default(),
             bad_mirrors: Mutex::default(),
+            without_chunks: Mutex::default(),
+            referrer_lists: AsyncMutex::default(),
         })))
     }
 
@@ -209,7 +221,17 @@ impl Client {
         Ok(Endpoint::origin(registry, self.settings(), has_trust))
     }
 
-    /// Where a reference may be read: mirrors that are not known to be bad, then the registry.
+    /// Where to ask what a reference stands for. Mirrors that may be behind are not asked about tags.
+    pub(super) fn resolvable(&self, reference: &Reference) -> Result<Vec<Endpoint>, Failure> {
+        let stated = self.settings().registry(reference.registry());
+        let trusted = stated.and_then(|stated| stated.tags_from_mirrors).unwrap_or(true);
+        if reference.digest().is_none() && !trusted {
+            return Ok(vec![self.origin(reference.registry())?]);
+        }
+        self.readable(reference)
+    }
+
+    /// Where the content of a reference may be read: mirrors that are not known to be bad, then the registry.
     pub(super) fn readable(&self, reference: &Reference) -> Result<Vec<Endpoint>, Failure> {
         let mut endpoints = Vec::new();
         let stated = self.settings().registry(reference.registry());
@@ -235,6 +257,22 @@ impl Client {
         }
     }
 
+    /// Whether uploads to an endpoint may have more than one chunk, as far as we know.
+    pub(super) fn takes_chunks(&self, endpoint: &Endpoint) -> bool {
+        !self.0.without_chunks.lock().unwrap_or_else(PoisonError::into_inner).contains(&endpoint.host)
+    }
+
+    /// Remembers an endpoint that refused a second chunk.
+    pub(super) fn takes_no_chunks(&self, endpoint: &Endpoint) {
+        let mut known = self.0.without_chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(endpoint.host.clone());
+    }
+
+    /// The lock of the lists of referrers that we keep for registries that keep none.
+    pub(super) fn referrer_lists(&self) -> &AsyncMutex<()> {
+        &self.0.referrer_lists
+    }
+
     /// How often to ask an endpoint.
     pub(super) fn retry_for(&self, endpoint: &Endpoint) -> Retry {
         if endpoint.is_mirror { self.0.retry.at_most(MIRROR_ATTEMPTS) } else { self.0.retry }
@@ -258,10 +296,26 @@ impl Client {
         retry: Retry,
     ) -> Result<Answer, Failure> {
         let mut waits = self.waits(retry);
+        let mut missing = false;
         loop {
             let failure = match self.authorized(auth, endpoint, ask).await {
                 Ok(answer) if is_transient_status(answer.status().as_u16()) => {
                     answer.failure(&endpoint.account, "answer").await
+                }
+                // Somebody names what has this digest, so it was there: registries of several machines
+                // may know it on one a moment before they do on another.
+                Ok(answer) if answer.status() == StatusCode::NOT_FOUND && ask.is_named_by_digest() => {
+                    if endpoint.is_mirror || std::mem::replace(&mut missing, true) {
+                        return Ok(answer);
+                    }
+                    match waits.next(None) {
+                        Some(wait) => {
+                            answer.finish().await;
+                            tokio::time::sleep(wait).await;
+                            continue;
+                        }
+                        None => return Ok(answer),
+                    }
                 }
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -269,7 +323,9 @@ impl Client {
             if !failure.is_transient() {
                 return Err(failure);
             }
-            match waits.next(failure.retry_after()) {
+            // Nobody waits twice for a mirror that says nothing: that is what the next place is for.
+            let gone = endpoint.is_mirror && matches!(failure, Failure::TimedOut { .. });
+            match waits.next(failure.retry_after()).filter(|_| !gone) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None if unreachable(&failure) => {
                     self.shun(endpoint);
@@ -280,7 +336,7 @@ impl Client {
         }
     }
 
-    /// One request, and a second one if the first is answered with a challenge.
+    /// One request, sent again with what answers its challenge if it is answered with one.
     async fn authorized(&self, auth: &Auth, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let transport = &self.0.transport;
         let base = url_of(endpoint, self.wire(endpoint).await?, "")?;
@@ -296,39 +352,48 @@ impl Client {
             body: ask.body,
         };
         if !same_origin(&base, &url) {
-            return transport.send(request(None)).await;
+            // Whoever answers there is not the registry, whatever it says of credentials.
+            let mut answer = transport.send(request(None)).await?;
+            answer.is_elsewhere = true;
+            return Ok(answer);
         }
         let key = Key { origin: base.origin().ascii_serialization(), scopes: ask.scopes.clone() };
-        let used = auth.known(&key).await;
-        let mut answer = transport.send(request(used.clone())).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED || answer.is_elsewhere {
-            return Ok(answer);
-        }
-        let challenges = challenge::parse(answer.headers(WWW_AUTHENTICATE));
-        let detail = answer.detail().await;
-        let asked = Asked {
-            key: &key,
-            url: &answer.url,
-            account: &endpoint.account,
-            challenges: &challenges,
-            used: used.as_ref(),
-        };
-        let granted = auth.answer(transport, asked).await.map_err(|failure| match failure {
-            Failure::NoCredentials { registry, detail: none } if none.is_empty() => {
-                Failure::NoCredentials { registry, detail }
+        let mut used = auth.known(&key).await;
+        let (mut sends, mut is_fresh) = (0, false);
+        loop {
+            let mut answer = transport.send(request(used.clone())).await?;
+            if answer.status() != StatusCode::UNAUTHORIZED || answer.is_elsewhere {
+                return Ok(answer);
             }
-            other => other,
-        })?;
-        let mut answer = transport.send(request(Some(granted))).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED || answer.is_elsewhere {
-            return Ok(answer);
+            sends += 1;
+            let challenges = challenge::parse(answer.headers(WWW_AUTHENTICATE));
+            let detail = answer.detail().await;
+            // What was fetched for this very request is refused for good, unless the registry says that
+            // the token is no more: others that share it may have been faster.
+            let outlived = challenges.iter().any(|c| matches!(c, Challenge::Bearer { refused: true, .. }));
+            if (is_fresh && !outlived) || sends == TOKEN_ATTEMPTS {
+                let registry = endpoint.account.clone();
+                return Err(if auth.has_account(&registry, &key).await {
+                    Failure::Unauthorized { registry, detail }
+                } else {
+                    Failure::NoCredentials { registry, detail }
+                });
+            }
+            let asked = Asked {
+                key: &key,
+                url: &answer.url,
+                account: &endpoint.account,
+                challenges: &challenges,
+                used: used.as_ref(),
+            };
+            let granted = auth.answer(transport, asked).await.map_err(|failure| match failure {
+                Failure::NoCredentials { registry, detail: none } if none.is_empty() => {
+                    Failure::NoCredentials { registry, detail }
+                }
+                other => other,
+            })?;
+            (used, is_fresh) = (Some(granted.header), granted.is_fresh);
         }
-        let (registry, detail) = (endpoint.account.clone(), answer.detail().await);
-        Err(if auth.has_account(&registry).await {
-            Failure::Unauthorized { registry, detail }
-        } else {
-            Failure::NoCredentials { registry, detail }
-        })
     }
 
     /// How an endpoint is spoken to; found out once if there is a choice.

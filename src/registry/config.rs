@@ -5,6 +5,8 @@
 //! # Asked in order before the registry itself, for reads only. A path is put before the repository:
 //! # `busybox` is asked for as `hub/library/busybox` at mirror.example.
 //! mirrors = ["http://127.0.0.1:5000", "https://mirror.example/hub"]
+//! # Mirrors are asked for digests only: what a tag stands for now, the registry itself says.
+//! tags-from-mirrors = false
 //!
 //! [registry."registry.example:5000"]
 //! # HTTPS without checking certificates, and plain HTTP where HTTPS is not spoken.
@@ -40,6 +42,8 @@ pub struct Config {
 pub struct RegistryConfig {
     /// Where reads are tried first, in this order.
     pub mirrors: Option<Vec<Mirror>>,
+    /// Whether mirrors are asked what a tag stands for (by default they are).
+    pub tags_from_mirrors: Option<bool>,
     /// Certificates are not checked, and plain HTTP is used where HTTPS is not spoken.
     pub insecure: Option<bool>,
     /// PEM files with further authorities for this registry.
@@ -87,6 +91,7 @@ struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Table {
     mirrors: Option<Vec<String>>,
+    tags_from_mirrors: Option<bool>,
     insecure: Option<bool>,
     ca: Option<OneOrMany>,
     client_cert: Option<PathBuf>,
@@ -178,6 +183,7 @@ impl RegistryConfig {
         }
         Ok(Self {
             mirrors: mirrors.transpose()?,
+            tags_from_mirrors: table.tags_from_mirrors,
             insecure: table.insecure,
             authorities,
             client_certificate: table.client_cert.map(|path| absolute("client-cert", &path)).transpose()?,
@@ -188,6 +194,7 @@ impl RegistryConfig {
 
     fn overlay(&mut self, later: Self) {
         self.mirrors = later.mirrors.or(self.mirrors.take());
+        self.tags_from_mirrors = later.tags_from_mirrors.or(self.tags_from_mirrors);
         self.insecure = later.insecure.or(self.insecure);
         self.authorities = later.authorities.or(self.authorities.take());
         self.client_certificate = later.client_certificate.or(self.client_certificate.take());

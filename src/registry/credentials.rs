@@ -1,18 +1,15 @@
 //! Who we are to which registry: docker's `config.json`, and the credential helpers it names.
 //!
 //! The file is the one `docker login` writes (docker/cli, `cli/config`): `auths` holds credentials
-//! by registry, `credHelpers` names a program for a registry, `credsStore` one for all others. A
-//! helper is `docker-credential-NAME`, looked for in the directories that the caller gives (its
-//! `PATH`), and gets a time limit, since some of them ask a desktop that is not there.
+//! by registry, `credHelpers` names a program for a registry, `credsStore` one for all others. podman's
+//! `auth.json` has the same form, and besides keys with a path, which count for the repositories below
+//! it (containers-auth.json(5)). What a helper is and how it is asked is in `helper`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +17,8 @@ use serde::Deserialize;
 
 use crate::diagnostic::printable;
 use crate::reference::DEFAULT_REGISTRY;
+
+use super::helper::{HELPER_LIMIT, find_helper, get};
 
 /// A text that no output shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,10 +58,45 @@ pub enum Credential {
 pub struct Credentials {
     /// By registry; these win.
     pub given: BTreeMap<String, Credential>,
+    /// A text that is asked before the files: the value of `DOCKER_AUTH_CONFIG`.
+    pub stated: Option<Stated>,
     /// Files in the form of docker's `config.json`, asked in order. Those that are missing hold none.
     pub files: Vec<PathBuf>,
     /// Where credential helpers are looked for.
     pub helper_dirs: Vec<PathBuf>,
+}
+
+/// A text in the form of docker's `config.json` that is in no file.
+#[derive(Debug, Clone)]
+pub struct Stated {
+    /// What errors call it.
+    pub name: String,
+    pub text: Secret,
+}
+
+/// What is known about one registry.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// By the path that a repository must be below, the empty one being below all; the first that fits
+    /// counts.
+    found: Vec<(String, Credential)>,
+}
+
+impl Account {
+    /// The credentials for a repository, or for none in particular.
+    pub(super) fn of(&self, repository: Option<&str>) -> Option<&Credential> {
+        let fits = |path: &str| {
+            path.is_empty()
+                || repository
+                    .and_then(|name| name.strip_prefix(path))
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.found.iter().find(|(path, _)| fits(path)).map(|(_, credential)| credential)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.found.iter().any(|(path, _)| path.is_empty())
+    }
 }
 
 /// Why credentials cannot be had.
@@ -82,9 +116,7 @@ pub enum CredentialError {
     Write { file: PathBuf, source: io::Error },
 }
 
-/// How long a helper may take.
-pub(super) const HELPER_LIMIT: Duration = Duration::from_secs(30);
-/// The most that a helper may say, and the largest config.json.
+/// The largest config.json.
 const READ_LIMIT: u64 = 4 << 20;
 
 #[derive(Deserialize, Default)]
@@ -106,43 +138,73 @@ struct Entry {
 }
 
 impl Credentials {
-    /// The credentials for `registry`, if there are any. Blocks on files and helpers.
+    /// The credentials for the whole of `registry`, if there are any. Blocks on files and helpers.
     ///
     /// # Errors
     /// [`CredentialError`] for files that cannot be read and helpers that fail. A helper that knows
     /// no credentials for the registry is no failure.
     pub fn lookup(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
-        if let Some(given) = self.given.get(registry) {
-            return Ok(Some(given.clone()));
-        }
-        for file in &self.files {
-            if let Some(found) = self.lookup_in(file, registry)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        Ok(self.account(registry)?.of(None).cloned())
     }
 
-    fn lookup_in(&self, file: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
-        let Some(bytes) = read_file(file)? else { return Ok(None) };
-        let config = DockerConfig::parse(file, &bytes)?;
+    /// All that is known about `registry`. No place is asked after one that knows it whole.
+    pub(super) fn account(&self, registry: &str) -> Result<Account, CredentialError> {
+        let mut account = Account::default();
+        if let Some(given) = self.given.get(registry) {
+            account.found.push((String::new(), given.clone()));
+            return Ok(account);
+        }
+        if let Some(stated) = &self.stated {
+            let name = Path::new(&stated.name);
+            self.collect(name, stated.text.reveal().as_bytes(), registry, &mut account)?;
+        }
+        for file in &self.files {
+            if account.is_complete() {
+                break;
+            }
+            if let Some(bytes) = read_file(file)? {
+                self.collect(file, &bytes, registry, &mut account)?;
+            }
+        }
+        Ok(account)
+    }
+
+    /// Adds what one text says about `registry`: its namespaces, the longest first, then itself.
+    fn collect(
+        &self,
+        file: &Path,
+        bytes: &[u8],
+        registry: &str,
+        account: &mut Account,
+    ) -> Result<(), CredentialError> {
+        let config = DockerConfig::parse(file, bytes)?;
+        let names = names(registry);
+        let read = |key: &str, entry: &Entry| {
+            let wrong = || CredentialError::Encoding { file: file.to_owned(), key: printable(key) };
+            entry.credential().map_err(|()| wrong())
+        };
+        let auths = config.auths.iter().flatten();
+        let mut below: Vec<_> =
+            auths.filter_map(|(key, entry)| Some((path_of(key, &names)?, key, entry))).collect();
+        below.sort_by_key(|(path, ..)| std::cmp::Reverse(path.len()));
+        for (path, key, entry) in below {
+            account.found.extend(read(key, entry)?.map(|credential| (path.to_owned(), credential)));
+        }
         if let Some((helper, key)) = config.helper(registry) {
             let found = get(&find_helper(&self.helper_dirs, helper)?, &key, HELPER_LIMIT)?;
             // Docker, too, falls back to the file: a store may have been set up after a login.
-            if found.is_some() {
-                return Ok(found);
+            if let Some(found) = found {
+                account.found.push((String::new(), found));
+                return Ok(());
             }
         }
-        let Some(auths) = &config.auths else { return Ok(None) };
-        let names = names(registry);
+        let Some(auths) = &config.auths else { return Ok(()) };
         let exact = names.iter().find_map(|name| auths.get_key_value(name));
         let entry = exact.or_else(|| auths.iter().find(|(key, _)| names.contains(&host_of(key).to_owned())));
-        match entry {
-            Some((key, entry)) => entry
-                .credential()
-                .map_err(|()| CredentialError::Encoding { file: file.to_owned(), key: printable(key) }),
-            None => Ok(None),
+        if let Some((key, entry)) = entry {
+            account.found.extend(read(key, entry)?.map(|credential| (String::new(), credential)));
         }
+        Ok(())
     }
 }
 
@@ -214,8 +276,21 @@ pub(super) fn names(registry: &str) -> Vec<String> {
 pub(super) fn host_of(key: &str) -> &str {
     let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let host = rest.split('/').next().unwrap_or(rest);
-    // A key without a scheme but with a path names a repository in podman's files, not a registry.
-    if rest.len() == key.len() && rest != host { key } else { host }
+    // A key without a scheme but with a path names a namespace in podman's files, not a registry.
+    let is_namespace = rest.len() == key.len() && !matches!(path_below(key), "" | "v1" | "v2");
+    if is_namespace { key } else { host }
+}
+
+/// The path that a key of one of these registries confines itself to, if it does.
+fn path_of<'a>(key: &'a str, registries: &[String]) -> Option<&'a str> {
+    let host = key.split('/').next().unwrap_or(key);
+    let path = path_below(key);
+    (host_of(key) == key && !path.is_empty() && registries.iter().any(|name| name == host)).then_some(path)
+}
+
+/// What follows a key's host.
+fn path_below(key: &str) -> &str {
+    key.split_once('/').map_or("", |(_, path)| path.trim_end_matches('/'))
 }
 
 /// The file's bytes, or nothing if there is no such file.
@@ -234,116 +309,6 @@ pub(super) fn read_file(file: &Path) -> Result<Option<Vec<u8>>, CredentialError>
         return Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file is too long")));
     }
     Ok(Some(bytes))
-}
-
-/// The program of a helper, in the directories given.
-pub(super) fn find_helper(dirs: &[PathBuf], name: &str) -> Result<PathBuf, CredentialError> {
-    let program = format!("docker-credential-{name}");
-    let missing = || CredentialError::HelperMissing { helper: printable(&program) };
-    // The name comes from a file; as a path it could run anything.
-    if !name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
-        return Err(missing());
-    }
-    dirs.iter()
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(&program))
-        .find(|path| path.is_file())
-        .ok_or_else(missing)
-}
-
-fn get(program: &Path, key: &str, limit: Duration) -> Result<Option<Credential>, CredentialError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        username: String,
-        secret: String,
-    }
-    let fail = |reason: String| CredentialError::Helper { helper: helper_name(program), reason };
-    let (success, output) = run(program, "get", key.as_bytes(), limit)?;
-    if !success {
-        // The words that docker's own helpers share for "I have none".
-        if contains(&output, b"credentials not found") {
-            return Ok(None);
-        }
-        return Err(fail(super::error::detail(&output)));
-    }
-    let answer: Answer = serde_json::from_slice(&output)
-        .map_err(|_| fail("its answer is not the JSON of a credential".to_owned()))?;
-    if answer.username.is_empty() && answer.secret.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(match answer.username.as_str() {
-        "<token>" => Credential::IdentityToken(Secret(answer.secret)),
-        _ => Credential::Password { username: answer.username, password: Secret(answer.secret) },
-    }))
-}
-
-/// Runs a helper with `input`, and gives whether it succeeded and what it wrote to stdout.
-pub(super) fn run(
-    program: &Path,
-    verb: &str,
-    input: &[u8],
-    limit: Duration,
-) -> Result<(bool, Vec<u8>), CredentialError> {
-    let fail = |reason: String| CredentialError::Helper { helper: helper_name(program), reason };
-    let spawn = || {
-        let mut command = Command::new(program);
-        command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
-    };
-    let mut tries = 0;
-    let mut child = loop {
-        match spawn() {
-            // Someone has it open for writing: it is being installed this very moment.
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 20 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            spawned => break spawned.map_err(|error| fail(error.to_string()))?,
-        }
-    };
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input will say itself what is wrong; the key is far
-        // smaller than a pipe, so this does not block.
-        let _ = stdin.write_all(input);
-    }
-    let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut output = Vec::new();
-        let read = stdout.take(READ_LIMIT).read_to_end(&mut output).map(|_| output);
-        // Nobody listens any more once the time is up.
-        let _ = send.send(read);
-    });
-    let began = Instant::now();
-    let output = match receive.recv_timeout(limit) {
-        Ok(output) => output.map_err(|error| fail(error.to_string())),
-        Err(_) => Err(fail(format!("it took more than {} seconds", limit.as_secs()))),
-    };
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if output.is_ok() && began.elapsed() < limit => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            _ => {
-                // Killing fails only if it is gone already; waiting leaves no zombie either way.
-                let _ = child.kill();
-                let _ = child.wait();
-                break None;
-            }
-        }
-    };
-    let output = output?;
-    let status = status.ok_or_else(|| fail("it did not end".to_owned()))?;
-    Ok((status.success(), output))
-}
-
-fn helper_name(program: &Path) -> String {
-    program.file_name().map(|name| printable(&name.to_string_lossy())).unwrap_or_default()
-}
-
-fn contains(text: &[u8], words: &[u8]) -> bool {
-    text.windows(words.len()).any(|window| window == words)
 }
 
 #[cfg(test)]

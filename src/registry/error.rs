@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::diagnostic::printable;
+use crate::diagnostic::one_line;
 use crate::digest::Digest;
 use crate::image::DocumentError;
 
@@ -38,9 +38,9 @@ pub enum Failure {
     Denied { registry: String, detail: String },
     #[error("`{registry}` has no {what}{}", Detail(detail))]
     NotFound { registry: String, what: String, detail: String },
-    #[error("`{host}` asks for fewer requests{}", Detail(detail))]
+    #[error("`{host}` asks for fewer requests{}{}", Pause(retry_after), Detail(detail))]
     TooManyRequests { host: String, retry_after: Option<Duration>, detail: String },
-    #[error("`{host}` answered {status}{}", Detail(detail))]
+    #[error("`{host}` answered {status}{}{}", Pause(retry_after), Detail(detail))]
     Status { host: String, status: u16, retry_after: Option<Duration>, detail: String },
     #[error("cannot connect to `{host}`: {reason}")]
     Connect { host: String, reason: String },
@@ -48,6 +48,8 @@ pub enum Failure {
     Tls { host: String, reason: String },
     #[error("`{host}` sent nothing for {} seconds", after.as_secs_f32())]
     TimedOut { host: String, after: Duration },
+    #[error("`{host}` took more than {} seconds to send {what}", after.as_secs_f32())]
+    Slow { host: String, what: &'static str, after: Duration },
     #[error("the connection to `{host}` broke: {reason}")]
     Interrupted { host: String, reason: String },
     #[error("`{host}` sends elsewhere: {reason}")]
@@ -58,16 +60,20 @@ pub enum Failure {
     Token { host: String, reason: String },
     #[error("what arrived has the digest `{found}` instead of `{wanted}`")]
     WrongDigest { wanted: Digest, found: Digest },
+    #[error("`{registry}` stored something else than was sent: it has the digest `{found}`")]
+    Altered { registry: String, found: Digest },
     #[error("what arrived has {found} bytes or more instead of {wanted}")]
     WrongSize { wanted: u64, found: u64 },
     #[error("{what} is longer than {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
-    #[error(transparent)]
+    #[error("{}", Why(.0))]
     Document(DocumentError),
     #[error(transparent)]
     Credentials(#[from] CredentialError),
     #[error(transparent)]
     Trust(#[from] TrustError),
+    #[error("`{registry}` deletes no {what}")]
+    Unsupported { registry: String, what: &'static str },
     #[error("cannot set up the HTTP client: {0}")]
     Setup(String),
     #[error("cannot write what arrived: {0}")]
@@ -90,7 +96,9 @@ impl Failure {
             | Self::Interrupted { .. }
             | Self::TooManyRequests { .. } => true,
             Self::Status { status, .. } => is_transient_status(*status),
-            Self::NoCredentials { .. }
+            // Trying again what took that long would take as long again.
+            Self::Slow { .. }
+            | Self::NoCredentials { .. }
             | Self::Unauthorized { .. }
             | Self::Denied { .. }
             | Self::NotFound { .. }
@@ -100,10 +108,12 @@ impl Failure {
             | Self::Token { .. }
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. }
+            | Self::Altered { .. }
             | Self::TooLarge { .. }
             | Self::Document(_)
             | Self::Credentials(_)
             | Self::Trust(_)
+            | Self::Unsupported { .. }
             | Self::Setup(_)
             | Self::Sink(_)
             | Self::Source(_) => false,
@@ -120,7 +130,9 @@ impl Failure {
 }
 
 pub(super) fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+    // Beside those of the standard: nginx's for a client that went away, which a proxy makes of its
+    // own cuts, and Cloudflare's for an origin that did not answer it.
+    matches!(status, 408 | 429 | 499 | 500 | 502 | 503 | 504 | 520..=524)
 }
 
 impl RegistryError {
@@ -135,6 +147,10 @@ impl RegistryError {
             Failure::Denied { registry, .. } => Some(format!(
                 "the account that `stave login {registry}` stored may lack the right to do this"
             )),
+            Failure::Unsupported { what: "tags", .. } => Some(
+                "a name with a digest, as `stave digest --full-ref` prints it, deletes the image, and all of its tags with it"
+                    .to_owned(),
+            ),
             Failure::NotFound { .. } => Some("check the spelling of repository and tag".to_owned()),
             Failure::TooManyRequests { host, .. } => Some(format!(
                 "`stave login {}` often raises the limit; a mirror in the configuration avoids it",
@@ -143,6 +159,27 @@ impl RegistryError {
             Failure::Tls { host, .. } => Some(format!(
                 "put the authority's certificate into `certs.d/{host}/ca.crt`, or set `insecure = true` under `[registry.\"{host}\"]`"
             )),
+            Failure::Connect { host, .. } => Some(format!(
+                "check that `{host}` is right and can be reached; proxies are taken from `HTTPS_PROXY` and `HTTP_PROXY`"
+            )),
+            Failure::TimedOut { host, .. } | Failure::Slow { host, .. } | Failure::Interrupted { host, .. } => {
+                Some(format!("`{host}` or the way to it is in trouble; what was transferred whole is kept for the next try"))
+            }
+            Failure::Status { host, status, .. } if is_transient_status(*status) => {
+                Some(format!("`{host}` or a proxy before it is in trouble; try again later"))
+            }
+            Failure::WrongDigest { .. } | Failure::WrongSize { .. } => Some(
+                "nothing of it was kept; either its copy there is damaged, or something on the way changes what is sent"
+                    .to_owned(),
+            ),
+            Failure::Altered { .. } => Some(
+                "something on the way changes what is sent, and the name now stands for what arrived; push again to mend that"
+                    .to_owned(),
+            ),
+            Failure::Credentials(CredentialError::HelperMissing { .. } | CredentialError::Helper { .. }) => Some(
+                "`credsStore` and `credHelpers` of docker's config.json name the helpers; without them the file itself is asked"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -150,6 +187,30 @@ impl RegistryError {
     /// Whether the registry says that the thing does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(*self.failure, Failure::NotFound { .. })
+    }
+}
+
+/// How long a registry wants to be left alone, if it says so.
+struct Pause<'a>(&'a Option<Duration>);
+
+impl fmt::Display for Pause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.map(|pause| pause.as_secs()) {
+            None | Some(0) => Ok(()),
+            Some(seconds) => write!(f, "; it wants a pause of {seconds} s"),
+        }
+    }
+}
+
+/// What is wrong with a document, and where it is its JSON, what with that: it may repeat the document's own words.
+struct Why<'a>(&'a DocumentError);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            DocumentError::Json(error) => write!(f, "{}: {}", self.0, shown(&error.to_string())),
+            other => other.fmt(f),
+        }
     }
 }
 
@@ -200,12 +261,7 @@ pub(super) fn detail(body: &[u8]) -> String {
 
 /// A registry's text on one line, bounded and printable.
 pub(super) fn shown(text: &str) -> String {
-    let mut line: String =
-        text.chars().take(SHOWN).map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c }).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        line.push('…');
-    }
-    printable(&line)
+    one_line(text, SHOWN)
 }
 
 #[cfg(test)]

@@ -12,10 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::credentials::{
-    Credential, CredentialError, DockerConfig, HELPER_LIMIT, find_helper, host_of, names, read_file, run,
-    store_key,
-};
+use super::credentials::{Credential, CredentialError, DockerConfig, host_of, names, read_file, store_key};
+use super::helper::{HELPER_LIMIT, TOKEN_USER, find_helper, run};
 
 /// Where a login was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub fn store_login(
         let program = find_helper(helper_dirs, helper)?;
         let (username, secret) = match credential {
             Credential::Password { username, password } => (username.as_str(), password),
-            Credential::IdentityToken(token) => ("<token>", token),
+            Credential::IdentityToken(token) => (TOKEN_USER, token),
             Credential::RegistryToken(_) => {
                 return Err(CredentialError::Helper {
                     helper: helper.to_owned(),
@@ -52,7 +50,10 @@ pub fn store_login(
             }
         };
         let input = json!({"ServerURL": key, "Username": username, "Secret": secret.reveal()});
-        told(helper, run(&program, "store", input.to_string().as_bytes(), HELPER_LIMIT)?)?;
+        let ran = run(&program, "store", input.to_string().as_bytes(), HELPER_LIMIT)?;
+        if !ran.status.success() {
+            return Err(CredentialError::Helper { helper: helper.to_owned(), reason: ran.reason() });
+        }
         return Ok(Kept::Helper(helper.to_owned()));
     }
     let entry = match credential {
@@ -81,7 +82,7 @@ pub fn erase_login(file: &Path, helper_dirs: &[PathBuf], registry: &str) -> Resu
     if let Some((helper, key)) = config.helper(registry) {
         let program = find_helper(helper_dirs, helper)?;
         // A helper without that key fails, and then there is nothing to erase.
-        erased = run(&program, "erase", key.as_bytes(), HELPER_LIMIT)?.0;
+        erased = run(&program, "erase", key.as_bytes(), HELPER_LIMIT)?.status.success();
     }
     let held = |value: &Value| {
         value.get("auths").and_then(Value::as_object).is_some_and(|a| a.keys().any(|k| is_of(k, registry)))
@@ -96,13 +97,6 @@ pub fn erase_login(file: &Path, helper_dirs: &[PathBuf], registry: &str) -> Resu
 fn is_of(key: &str, registry: &str) -> bool {
     let names = names(registry);
     names.iter().any(|name| name == key || name == host_of(key))
-}
-
-fn told(helper: &str, (success, output): (bool, Vec<u8>)) -> Result<(), CredentialError> {
-    if success {
-        return Ok(());
-    }
-    Err(CredentialError::Helper { helper: helper.to_owned(), reason: super::error::detail(&output) })
 }
 
 /// Changes the `auths` of the file whose bytes these are, and replaces the file.

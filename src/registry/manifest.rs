@@ -15,12 +15,17 @@ use crate::progress::Progress;
 use crate::reference::Reference;
 
 use super::client::{Ask, Client, Target, protocol, pull, push, shown_name};
+use super::download::wait;
 use super::endpoint::Endpoint;
 use super::error::{Failure, RegistryError};
+use super::referrers::subject_of;
 use super::transport::Body;
 
 /// What the registry calls the digest of what it sends. Never believed about bytes at hand.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Says which subject's list of referrers the registry has added a manifest to.
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// A manifest or index that was fetched and found to be what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +49,7 @@ impl Client {
     /// [`Failure::NotFound`] if the registry has no such name; see [`Failure`] for the others.
     pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
         let doing = || format!("resolve `{}`", shown_name(reference));
-        let endpoints = self.readable(reference).map_err(|failure| failure.of(doing()))?;
+        let endpoints = self.resolvable(reference).map_err(|failure| failure.of(doing()))?;
         let mut last = None;
         for endpoint in &endpoints {
             match self.resolve_at(endpoint, reference).await {
@@ -53,6 +58,16 @@ impl Client {
             }
         }
         Err(last.expect("the registry itself is always among the endpoints").of(doing()))
+    }
+
+    /// What a name stands for at the registry itself, whatever its mirrors hold: for whoever is about to
+    /// write there.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn resolve_at_origin(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
+        let resolve = async { self.resolve_at(&self.origin(reference.registry())?, reference).await };
+        resolve.await.map_err(|failure: Failure| failure.of(format!("resolve `{}`", shown_name(reference))))
     }
 
     async fn resolve_at(&self, endpoint: &Endpoint, reference: &Reference) -> Result<Descriptor, Failure> {
@@ -83,7 +98,7 @@ impl Client {
     /// asked for; [`Failure::NotFound`] if there is none; see [`Failure`] for the others.
     pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
         let doing = || format!("fetch the manifest of `{}`", shown_name(reference));
-        let endpoints = self.readable(reference).map_err(|failure| failure.of(doing()))?;
+        let endpoints = self.resolvable(reference).map_err(|failure| failure.of(doing()))?;
         let mut last = None;
         for endpoint in &endpoints {
             match self.manifest_at(endpoint, reference).await {
@@ -94,17 +109,36 @@ impl Client {
         Err(last.expect("the registry itself is always among the endpoints").of(doing()))
     }
 
-    async fn manifest_at(&self, endpoint: &Endpoint, reference: &Reference) -> Result<Fetched, Failure> {
+    pub(super) async fn manifest_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+    ) -> Result<Fetched, Failure> {
         let ask = manifest_ask(Method::GET, endpoint, reference);
         let mut waits = self.waits(self.retry_for(endpoint));
+        let mut doubted = None;
         let (bytes, sent) = loop {
             let answer = self.call(endpoint, &ask).await?;
             if answer.status() != StatusCode::OK {
                 return Err(answer.failure(&endpoint.account, NO_IMAGE).await);
             }
             let sent = answer.header(CONTENT_TYPE).map(str::to_owned);
+            let stated = answer.header(CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
             match answer.bytes("the manifest", MANIFEST_LIMIT).await {
-                Ok(bytes) => break (bytes, sent),
+                Ok(bytes) => {
+                    // Nothing but the registry's own word vouches for what a tag stands for. Where that
+                    // contradicts the bytes, they may have been spoiled on the way; if they come the
+                    // same way again, it is the word that is wrong, as with more than one registry.
+                    let found = Digest::of(&bytes);
+                    let agrees = reference.digest().is_some() || stated.is_none_or(|stated| stated == found);
+                    if agrees || doubted == Some(found) {
+                        break (bytes, sent);
+                    }
+                    if let (Some(wanted), Some(_)) = (stated, doubted) {
+                        return Err(Failure::WrongDigest { wanted, found });
+                    }
+                    doubted = Some(found);
+                }
                 Err(failure) if failure.is_transient() => match waits.next(None) {
                     Some(wait) => tokio::time::sleep(wait).await,
                     None => return Err(failure),
@@ -143,7 +177,8 @@ impl Client {
     }
 
     /// Puts a manifest or index where `reference` says: under its tag if it has one, otherwise under
-    /// its digest. What the manifest names must be there already.
+    /// its digest. What the manifest names must be there already. One that is about another (its
+    /// `subject`) is among that one's [referrers](Client::referrers) then.
     ///
     /// # Errors
     /// [`Failure::WrongDigest`] if the reference has a digest that `bytes` do not have;
@@ -175,14 +210,37 @@ impl Client {
             let target = Target::Path(format!("{repository}/manifests/{name}"));
             let mut ask = Ask::new(Method::PUT, target, vec![push(&repository)]).header(CONTENT_TYPE, kind);
             ask.body = Some(&body);
-            let answer = self.call(&endpoint, &ask).await?;
-            if !answer.status().is_success() {
-                return Err(answer.failure(&endpoint.account, "such repository").await);
+            let mut waits = self.waits(self.retry());
+            let mut subject;
+            loop {
+                let answer = self.call(&endpoint, &ask).await?;
+                if !answer.status().is_success() {
+                    return Err(answer.failure(&endpoint.account, "such repository").await);
+                }
+                subject = subject_of(bytes).filter(|_| answer.header(SUBJECT).is_none());
+                let stated = answer.header(CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
+                answer.finish().await;
+                let Some(other) = stated.filter(|stated| *stated != found) else { break };
+                // Either it says so of whatever it is sent, or other bytes arrived than were sent. Then
+                // the tag stands for those, and only sending it again mends that.
+                let own = reference.clone().with_digest(found);
+                let answer = self.call(&endpoint, &manifest_ask(Method::HEAD, &endpoint, &own)).await?;
+                if answer.status() != StatusCode::NOT_FOUND {
+                    answer.finish().await;
+                    break;
+                }
+                answer.finish().await;
+                let altered = Failure::Altered { registry: endpoint.account.clone(), found: other };
+                wait(&mut waits, altered).await?;
             }
-            answer.finish().await;
-            Ok(Descriptor::new(media_type.clone(), found, length))
+            Ok((Descriptor::new(media_type.clone(), found, length), subject))
         };
-        push.await.map_err(|failure| failure.of(format!("push the manifest of `{}`", shown_name(reference))))
+        let doing = || format!("push the manifest of `{}`", shown_name(reference));
+        let (descriptor, subject) = push.await.map_err(|failure| failure.of(doing()))?;
+        if let Some(subject) = subject {
+            self.add_referrer(reference, media_type, bytes, subject).await?;
+        }
+        Ok(descriptor)
     }
 }
 

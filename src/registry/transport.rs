@@ -14,16 +14,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT, WARNING,
 };
-use reqwest::{Method, NoProxy, Proxy, StatusCode, Url};
+use reqwest::{Method, Proxy, StatusCode, Url};
 
-use super::client::Proxies;
 use super::config::{Config, RegistryConfig};
 use super::endpoint::{follow, host_names, is_loopback, same_origin, shown_host};
 use super::error::{Failure, detail, shown};
+use super::proxies::Proxies;
 use super::trust::{Trust, TrustError};
+use super::warnings::Warnings;
 
 /// The most redirects that one request follows.
 const HOP_LIMIT: usize = 10;
@@ -31,6 +33,9 @@ const HOP_LIMIT: usize = 10;
 const ERROR_LIMIT: u64 = 64 << 10;
 /// How much longer than usual a registry may be silent once it has all of a blob: it moves it then.
 const COMMIT_PATIENCE: u32 = 5;
+/// How much longer than one silence a small document may take in all. Whoever sends a byte now and
+/// then is never silent.
+const DOCUMENT_PATIENCE: u32 = 5;
 
 /// What is needed to send requests.
 pub(super) struct Transport {
@@ -38,8 +43,11 @@ pub(super) struct Transport {
     certs_dirs: Vec<PathBuf>,
     user_agent: HeaderValue,
     proxies: Proxies,
+    /// The proxies for HTTP and for HTTPS.
+    proxy_urls: [Option<Url>; 2],
     connect_timeout: Duration,
     idle: Duration,
+    pub(super) warnings: Warnings,
     /// Connection pools. Nearly all hosts share one; a host with certificates of its own has its own.
     pools: Mutex<HashMap<PoolKey, reqwest::Client>>,
     trusts: Mutex<HashMap<String, Arc<Trust>>>,
@@ -49,6 +57,7 @@ pub(super) struct Transport {
 struct PoolKey {
     host: Option<String>,
     verify: bool,
+    proxied: bool,
 }
 
 /// A request to send.
@@ -80,11 +89,24 @@ impl Transport {
         proxies: Proxies,
         connect_timeout: Duration,
         idle: Duration,
+        warnings: Warnings,
     ) -> Result<Self, Failure> {
         let user_agent = HeaderValue::from_str(user_agent)
             .map_err(|_| Failure::Setup("the user agent is no header value".to_owned()))?;
+        let proxy_urls = proxies.parse()?;
         let (pools, trusts) = Default::default();
-        Ok(Self { config, certs_dirs, user_agent, proxies, connect_timeout, idle, pools, trusts })
+        Ok(Self {
+            config,
+            certs_dirs,
+            user_agent,
+            proxies,
+            proxy_urls,
+            connect_timeout,
+            idle,
+            warnings,
+            pools,
+            trusts,
+        })
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -121,14 +143,15 @@ impl Transport {
         let trust = self.trust(url)?;
         let host = (!trust.is_empty()).then(|| shown_host(url));
         let verify = url.scheme() == "http" || self.is_secure(url, &trust);
+        let proxied = self.proxies.cover(url);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        match pools.entry(PoolKey { host, verify }) {
+        match pools.entry(PoolKey { host, verify, proxied }) {
             Entry::Occupied(pool) => Ok(pool.get().clone()),
-            Entry::Vacant(place) => Ok(place.insert(self.build(&trust, verify)?).clone()),
+            Entry::Vacant(place) => Ok(place.insert(self.build(&trust, verify, proxied)?).clone()),
         }
     }
 
-    fn build(&self, trust: &Trust, verify: bool) -> Result<reqwest::Client, Failure> {
+    fn build(&self, trust: &Trust, verify: bool, proxied: bool) -> Result<reqwest::Client, Failure> {
         let setup = |error: reqwest::Error| Failure::Setup(reason(&error.without_url()));
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(trust.tls(verify)?)
@@ -141,14 +164,13 @@ impl Transport {
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(30))
             .tcp_keepalive(Duration::from_secs(30));
-        let none_for = NoProxy::from_string(&format!("localhost,127.0.0.0/8,::1,{}", self.proxies.none_for));
-        if let Some(url) = &self.proxies.http {
-            let proxy = Proxy::http(url.reveal()).map_err(setup)?;
-            builder = builder.proxy(proxy.no_proxy(none_for.clone()));
+        // Whether a host is reached through one was decided by whoever chose this pool.
+        let [http, https] = &self.proxy_urls;
+        if let Some(url) = http.as_ref().filter(|_| proxied) {
+            builder = builder.proxy(Proxy::http(url.clone()).map_err(setup)?);
         }
-        if let Some(url) = &self.proxies.https {
-            let proxy = Proxy::https(url.reveal()).map_err(setup)?;
-            builder = builder.proxy(proxy.no_proxy(none_for));
+        if let Some(url) = https.as_ref().filter(|_| proxied) {
+            builder = builder.proxy(Proxy::https(url.clone()).map_err(setup)?);
         }
         builder.build().map_err(setup)
     }
@@ -156,14 +178,24 @@ impl Transport {
     /// Asks a URL for nothing in particular, to see whether something answers there. A redirect is an
     /// answer too.
     pub(super) async fn probe(&self, url: Url) -> Result<Answer, Failure> {
-        let mut headers = HeaderMap::new();
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        self.send_here(Request { method, url, headers, authorization: None, body: None }).await
+    }
+
+    /// Sends a request to its URL and to nowhere else: a redirect is an answer.
+    pub(super) async fn send_here(&self, request: Request<'_>) -> Result<Answer, Failure> {
+        let Request { method, url, mut headers, authorization, body } = request;
         headers.insert(USER_AGENT, self.user_agent.clone());
-        let response = self.hop(Method::GET, url.clone(), headers, None).await?;
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        let response = self.hop(method, url.clone(), headers, body).await?;
         Ok(Answer { response, url, is_elsewhere: false, idle: self.idle })
     }
 
     /// Sends a request and gives the answer, whatever its status, once its headers are here.
-    /// Redirects are followed, unless there is a body: that has gone where it was to go.
+    /// Redirects are followed; those of a body only to the same origin, and only where the method stays
+    /// (307 and 308): what is sent is meant for whom it was sent to.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let first = request.url.clone();
         let mut url = request.url;
@@ -177,17 +209,20 @@ impl Transport {
             }
             let response = self.hop(method.clone(), url.clone(), headers, request.body).await?;
             let host = shown_host(&url);
+            let warnings = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes);
+            self.warnings.hear(&host, warnings);
             let status = response.status();
             let location = response.headers().get(LOCATION);
             let (true, Some(location)) = (is_redirect(status), location) else {
                 return Ok(Answer { response, url, is_elsewhere: !own, idle: self.idle });
             };
             let refused = |reason| Failure::Redirect { host: shown_host(&first), reason };
-            if request.body.is_some() {
-                return Err(refused(format!("it answered {status} to what was being sent")));
-            }
             let location = location.to_str().map_err(|_| refused("the location is no text".to_owned()))?;
             url = follow(&url, location).map_err(|reason| Failure::Redirect { host, reason })?;
+            let stays = matches!(status.as_u16(), 307 | 308) && same_origin(&first, &url);
+            if request.body.is_some() && !stays {
+                return Err(refused(format!("it answered {status} to what was being sent")));
+            }
             if status == StatusCode::SEE_OTHER && method != Method::HEAD {
                 method = Method::GET;
             }
@@ -257,6 +292,10 @@ impl Answer {
         shown_host(&self.url)
     }
 
+    pub(super) fn all_headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
     /// The first header of this name, if it is text.
     pub(super) fn header(&self, name: HeaderName) -> Option<&str> {
         self.response.headers().get(name)?.to_str().ok()
@@ -272,7 +311,7 @@ impl Answer {
     }
 
     /// The next piece of the body, or nothing at its end.
-    pub(super) async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, Failure> {
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| name(error, self.host())),
             Err(_) => Err(Failure::TimedOut { host: self.host(), after: self.idle }),
@@ -284,11 +323,14 @@ impl Answer {
         if self.length().is_some_and(|length| length > limit) {
             return Err(Failure::TooLarge { what, limit });
         }
-        let mut bytes = Vec::new();
+        let (mut bytes, began, patience) = (Vec::new(), Instant::now(), self.idle * DOCUMENT_PATIENCE);
         while let Some(chunk) = self.chunk().await? {
             bytes.extend_from_slice(chunk.as_ref());
             if bytes.len() as u64 > limit {
                 return Err(Failure::TooLarge { what, limit });
+            }
+            if began.elapsed() > patience {
+                return Err(Failure::Slow { host: self.host(), what, after: patience });
             }
         }
         Ok(bytes)
@@ -296,25 +338,29 @@ impl Answer {
 
     /// Reads the rest of a small body, so that the connection can be used again.
     pub(super) async fn finish(mut self) {
-        let mut left = ERROR_LIMIT;
-        while let Ok(Some(chunk)) = self.chunk().await {
-            left = left.saturating_sub(chunk.as_ref().len() as u64);
-            if left == 0 {
-                return;
+        self.rest().await;
+    }
+
+    /// What is left of the body, or its beginning: no more is read of it than an error's words take,
+    /// and no longer waited for than for one piece of something that is wanted.
+    pub(super) async fn rest(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        let all = async {
+            while let Ok(Some(chunk)) = self.response.chunk().await {
+                body.extend_from_slice(chunk.as_ref());
+                if body.len() as u64 >= ERROR_LIMIT {
+                    return;
+                }
             }
-        }
+        };
+        // Whatever came in time is all that there is.
+        let _ = tokio::time::timeout(self.idle, all).await;
+        body
     }
 
     /// What an answer that says no says why.
     pub(super) async fn detail(&mut self) -> String {
-        let mut body = Vec::new();
-        while let Ok(Some(chunk)) = self.chunk().await {
-            body.extend_from_slice(chunk.as_ref());
-            if body.len() as u64 >= ERROR_LIMIT {
-                break;
-            }
-        }
-        detail(&body)
+        detail(&self.rest().await)
     }
 
     /// What an answer that says no means, `what` being that which was asked for.
@@ -340,7 +386,7 @@ impl Answer {
     }
 
     /// `Retry-After` in seconds, or as a date seen from the answer's own date.
-    fn retry_after(&self) -> Option<Duration> {
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         let stated = self.header(reqwest::header::RETRY_AFTER)?.trim();
         if let Ok(seconds) = stated.parse() {
             return Some(Duration::from_secs(seconds));

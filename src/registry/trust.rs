@@ -84,6 +84,9 @@ impl Trust {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(());
             }
+            // A system's directory that is closed to ordinary users; without what is in it certificates
+            // are checked by fewer authorities, never by more.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) => return Err(fail(error)),
         };
         let mut paths = entries

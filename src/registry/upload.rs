@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HEAD blob                          there already: done
+//! GET  Location                      another process began it: go on from what is there
 //! POST uploads/?mount=&from=         another repository of the registry has it: done
 //! POST uploads/                      an upload session, at a Location
 //! PUT  Location?digest=              small blobs, in one request
@@ -10,14 +11,15 @@
 //!
 //! A Location may be relative, and each answer may name another. One on another host is gone to
 //! without credentials. The registry checks the digest; what is pushed under it is what it names.
+//!
+//! `upload/session.rs` is one upload from its first byte to its last, `upload/body.rs` the bytes of
+//! one request.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{HeaderName, LOCATION};
 use reqwest::{Method, StatusCode, Url};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::digest::Digest;
 use crate::image::Descriptor;
@@ -25,16 +27,17 @@ use crate::progress::Step;
 use crate::reference::Reference;
 
 use super::client::{Ask, Client, Target, protocol, pull, push, shown_name};
-use super::download::wait;
 use super::endpoint::{Endpoint, follow};
 use super::error::{Failure, RegistryError};
-use super::transport::{Answer, Body};
+use super::transport::Answer;
 
-/// Blobs up to this size are sent with the request that also ends the upload. For larger ones a
-/// request more is cheap, and what arrived before a cut is not lost.
-const SINGLE_PUT: u64 = 4 << 20;
-/// How much is read at a time.
-const PIECE: usize = 256 << 10;
+mod body;
+mod session;
+
+use session::{Extent, Session, Upload};
+
+/// How many other repositories are asked for a blob before its bytes are sent: each costs a request.
+const MOUNTS: usize = 3;
 
 /// How a blob came to be at the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,21 +55,42 @@ pub trait Source: Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync {}
 
 impl<F: Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync> Source for F {}
 
+/// Remembers where the upload of one blob to one repository goes on, so that another process can take
+/// it up. What it keeps is a secret like a token: whoever has it can write to that upload.
+pub trait Unfinished: Send + Sync {
+    /// The URL at which the upload goes on, if one was begun and never ended.
+    fn recall(&self) -> Option<String>;
+
+    /// Keeps that URL, instead of any before. It is only a help, so a failure is nobody's.
+    fn remember(&self, location: &str);
+
+    /// The upload is over.
+    fn forget(&self);
+}
+
+/// What helps to bring a blob to a repository.
+#[derive(Clone, Copy, Default)]
+pub struct Help<'a> {
+    /// Other repositories that may have the blob, the likeliest first. Those of other registries are
+    /// passed over.
+    pub mounts: &'a [Reference],
+    /// Where an upload that does not end is remembered.
+    pub unfinished: Option<&'a dyn Unfinished>,
+}
+
+/// How far a blob has come that is still being made.
+#[derive(Debug, Clone, Default)]
+pub struct Growth {
+    /// So many of its bytes can be read.
+    pub size: u64,
+    /// What it is, once it is whole.
+    pub whole: Option<Descriptor>,
+}
+
 /// What the answer to beginning an upload was.
 enum Begun {
     Mounted,
-    Session(Url),
-}
-
-/// A blob that is being uploaded.
-struct Upload<'a> {
-    client: &'a Client,
-    endpoint: &'a Endpoint,
-    scopes: Vec<String>,
-    descriptor: &'a Descriptor,
-    source: &'a dyn Source,
-    step: &'a Step,
-    chunk: u64,
+    Session(Session),
 }
 
 impl Client {
@@ -117,18 +141,13 @@ impl Client {
                 return Ok(false);
             }
             let endpoint = self.origin(to.registry())?;
-            match self.begin(&endpoint, to, Some((from, digest))).await? {
-                Begun::Mounted => Ok(true),
-                Begun::Session(location) => {
-                    // Instead of mounting it began an upload, which nobody will go on with.
-                    let scopes = vec![push(&endpoint.repository(to))];
-                    let ask = Ask::new(Method::DELETE, Target::Location(location), scopes);
-                    if let Ok(answer) = self.call_once(&endpoint, &ask).await {
-                        answer.finish().await;
-                    }
-                    Ok(false)
-                }
+            match self.mount(&endpoint, to, from, digest).await? {
+                Some(Begun::Mounted) => return Ok(true),
+                // Instead of mounting it began an upload, which nobody will go on with.
+                Some(Begun::Session(session)) => self.drop_session(&endpoint, to, session.at).await,
+                None => {}
             }
+            Ok(false)
         };
         mount.await.map_err(|failure: Failure| {
             let (to, from) = (shown_name(to), shown_name(from));
@@ -136,12 +155,41 @@ impl Client {
         })
     }
 
+    /// Has a blob in the reference's repository without sending it, and gives whether that worked:
+    /// it is there, or is mounted from one of `mounts`.
+    ///
+    /// # Errors
+    /// What kept the registry from saying.
+    pub async fn claim_blob(
+        &self,
+        to: &Reference,
+        digest: Digest,
+        mounts: &[Reference],
+    ) -> Result<Option<Pushed>, RegistryError> {
+        let claim = async {
+            let endpoint = self.origin(to.registry())?;
+            if self.has_blob_at(&endpoint, to, digest, push(&endpoint.repository(to))).await? {
+                return Ok(Some(Pushed::Existed));
+            }
+            for from in mounts.iter().filter(|from| can_mount(to, from)).take(MOUNTS) {
+                match self.mount(&endpoint, to, from, digest).await? {
+                    Some(Begun::Mounted) => return Ok(Some(Pushed::Mounted)),
+                    Some(Begun::Session(session)) => self.drop_session(&endpoint, to, session.at).await,
+                    None => {}
+                }
+            }
+            Ok(None)
+        };
+        claim.await.map_err(|failure: Failure| {
+            failure.of(format!("look for the blob `{digest}` of `{}`", shown_name(to)))
+        })
+    }
+
     /// Brings a blob into the reference's repository, unless it is there: by mounting it from `from`
     /// if that is on the same registry and the registry can, else by sending the bytes of `source`.
     ///
     /// # Errors
-    /// [`Failure::Source`] if the bytes cannot be read or are fewer than the descriptor says;
-    /// otherwise what the registry says.
+    /// As [`Client::push_blob_with`].
     pub async fn push_blob(
         &self,
         to: &Reference,
@@ -150,29 +198,62 @@ impl Client {
         source: &impl Source,
         step: &Step,
     ) -> Result<Pushed, RegistryError> {
+        let help = Help { mounts: from.map_or(&[], std::slice::from_ref), unfinished: None };
+        self.push_blob_with(to, descriptor, help, source, step).await
+    }
+
+    /// As [`Client::push_blob`], with more than one repository to mount from, and a memory of what an
+    /// earlier process began.
+    ///
+    /// # Errors
+    /// [`Failure::Source`] if the bytes cannot be read or are fewer than the descriptor says;
+    /// otherwise what the registry says. An upload that cannot succeed is taken back; one that a bad
+    /// network ended stays remembered.
+    pub async fn push_blob_with(
+        &self,
+        to: &Reference,
+        descriptor: &Descriptor,
+        help: Help<'_>,
+        source: &dyn Source,
+        step: &Step,
+    ) -> Result<Pushed, RegistryError> {
         let push = async {
             let endpoint = self.origin(to.registry())?;
-            let repository = endpoint.repository(to);
-            let digest = descriptor.digest;
-            if self.has_blob_at(&endpoint, to, digest, push(&repository)).await? {
+            let scope = push(&endpoint.repository(to));
+            if self.has_blob_at(&endpoint, to, descriptor.digest, scope).await? {
+                // Whoever began it before may have ended it too.
+                help.unfinished.inspect(|unfinished| unfinished.forget());
                 return Ok(Pushed::Existed);
             }
-            let from = from.filter(|from| can_mount(to, from)).map(|from| (from, digest));
-            let session = match self.begin(&endpoint, to, from).await? {
-                Begun::Mounted => return Ok(Pushed::Mounted),
-                Begun::Session(session) => session,
+            let mut upload =
+                Upload::new(self, &endpoint, to, Extent::Known(descriptor.clone()), source, step);
+            upload.remember_in(help.unfinished);
+            if let Some(session) = upload.take_up().await {
+                upload.run(session).await?;
+                return Ok(Pushed::Uploaded);
+            }
+            let mut begun: Option<Session> = None;
+            for from in help.mounts.iter().filter(|from| can_mount(to, from)).take(MOUNTS) {
+                match self.mount(&endpoint, to, from, descriptor.digest).await? {
+                    Some(Begun::Mounted) => {
+                        if let Some(unused) = begun {
+                            self.drop_session(&endpoint, to, unused.at).await;
+                        }
+                        return Ok(Pushed::Mounted);
+                    }
+                    Some(Begun::Session(session)) => {
+                        if let Some(unused) = begun.replace(session) {
+                            self.drop_session(&endpoint, to, unused.at).await;
+                        }
+                    }
+                    None => {}
+                }
+            }
+            let session = match begun {
+                Some(session) => session,
+                None => self.begin(&endpoint, to).await?,
             };
-            let chunk = self.settings().registry(to.registry()).and_then(|stated| stated.upload_chunk);
-            let upload = Upload {
-                client: self,
-                endpoint: &endpoint,
-                scopes: vec![push(&repository)],
-                descriptor,
-                source,
-                step,
-                chunk: chunk.unwrap_or(u64::MAX),
-            };
-            upload.run(to, session).await?;
+            upload.run(session).await?;
             Ok(Pushed::Uploaded)
         };
         push.await.map_err(|failure: Failure| {
@@ -180,42 +261,102 @@ impl Client {
         })
     }
 
-    /// Begins an upload, or mounts.
-    async fn begin(
+    /// Sends a blob while it is being made: what `growth` says can be read is sent, and when it is
+    /// whole the upload ends. `part` is what the blob is called until its digest is known. The
+    /// digest is not known before, so the registry cannot be asked whether it has the blob: this
+    /// is for what is most likely new. An upload that is taken up must have been of the same bytes.
+    ///
+    /// # Errors
+    /// As [`Client::push_blob_with`]; [`Failure::Source`] also if the blob is never whole.
+    pub async fn push_growing(
+        &self,
+        to: &Reference,
+        part: &str,
+        growth: watch::Receiver<Growth>,
+        unfinished: Option<&dyn Unfinished>,
+        source: &dyn Source,
+        step: &Step,
+    ) -> Result<Pushed, RegistryError> {
+        let push = async {
+            let endpoint = self.origin(to.registry())?;
+            let extent = Extent::Growing { growth, part: part.to_owned() };
+            let mut upload = Upload::new(self, &endpoint, to, extent, source, step);
+            upload.remember_in(unfinished);
+            let session = match upload.take_up().await {
+                Some(session) => session,
+                None => self.begin(&endpoint, to).await?,
+            };
+            upload.run(session).await
+        };
+        push.await.map_err(|failure: Failure| {
+            failure.of(format!("push the layer `{part}` to `{}`", shown_name(to)))
+        })?;
+        Ok(Pushed::Uploaded)
+    }
+
+    /// Takes back an upload that nobody will go on with. That it is gone already, or that the
+    /// registry cannot do this, is no failure.
+    pub async fn cancel_upload(&self, to: &Reference, unfinished: &dyn Unfinished) {
+        let Some(location) = unfinished.recall() else { return };
+        unfinished.forget();
+        if let (Ok(endpoint), Some(url)) = (self.origin(to.registry()), session::location_of(&location)) {
+            self.drop_session(&endpoint, to, url).await;
+        }
+    }
+
+    /// Asks for a mount; nothing if the registry does neither that nor begin an upload instead.
+    async fn mount(
         &self,
         endpoint: &Endpoint,
         to: &Reference,
-        mount: Option<(&Reference, Digest)>,
-    ) -> Result<Begun, Failure> {
-        let repository = endpoint.repository(to);
-        if let Some((from, digest)) = mount {
-            let from = endpoint.repository(from);
-            let target = Target::Path(format!("{repository}/blobs/uploads/?mount={digest}&from={from}"));
-            let scopes = vec![push(&repository), pull(&from)];
-            match self.call(endpoint, &Ask::new(Method::POST, target, scopes)).await {
-                Ok(answer) if answer.status() == StatusCode::CREATED => {
-                    answer.finish().await;
-                    return Ok(Begun::Mounted);
-                }
-                Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
-                    return Ok(Begun::Session(location(endpoint, &answer)?));
-                }
-                // It cannot, or we may not read the other repository: the bytes can still be sent.
-                Ok(answer) => answer.finish().await,
-                Err(
-                    Failure::NoCredentials { .. } | Failure::Unauthorized { .. } | Failure::Denied { .. },
-                ) => {}
-                Err(failure) => return Err(failure),
+        from: &Reference,
+        digest: Digest,
+    ) -> Result<Option<Begun>, Failure> {
+        let (repository, from) = (endpoint.repository(to), endpoint.repository(from));
+        let target = Target::Path(format!("{repository}/blobs/uploads/?mount={digest}&from={from}"));
+        let scopes = vec![push(&repository), pull(&from)];
+        match self.call(endpoint, &Ask::new(Method::POST, target, scopes)).await {
+            Ok(answer) if answer.status() == StatusCode::CREATED => {
+                answer.finish().await;
+                Ok(Some(Begun::Mounted))
             }
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
+                let session = Session::begun(endpoint, &answer)?;
+                answer.finish().await;
+                Ok(Some(Begun::Session(session)))
+            }
+            // It cannot, or we may not read the other repository: the bytes can still be sent.
+            Ok(answer) => {
+                answer.finish().await;
+                Ok(None)
+            }
+            Err(Failure::NoCredentials { .. } | Failure::Unauthorized { .. } | Failure::Denied { .. }) => {
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
         }
+    }
+
+    /// Begins an upload.
+    async fn begin(&self, endpoint: &Endpoint, to: &Reference) -> Result<Session, Failure> {
+        let repository = endpoint.repository(to);
         let target = Target::Path(format!("{repository}/blobs/uploads/"));
         let answer = self.call(endpoint, &Ask::new(Method::POST, target, vec![push(&repository)])).await?;
         if answer.status() != StatusCode::ACCEPTED {
             return Err(answer.failure(&endpoint.account, "such repository").await);
         }
-        let session = location(endpoint, &answer)?;
+        let session = Session::begun(endpoint, &answer)?;
         answer.finish().await;
-        Ok(Begun::Session(session))
+        Ok(session)
+    }
+
+    /// Tells the registry that nobody goes on with an upload. It would find out by itself some day.
+    async fn drop_session(&self, endpoint: &Endpoint, to: &Reference, at: Url) {
+        let scopes = vec![push(&endpoint.repository(to))];
+        let ask = Ask::new(Method::DELETE, Target::Location(at), scopes);
+        if let Ok(answer) = self.call_once(endpoint, &ask).await {
+            answer.finish().await;
+        }
     }
 }
 
@@ -223,219 +364,23 @@ fn can_mount(to: &Reference, from: &Reference) -> bool {
     to.registry() == from.registry() && to.repository() != from.repository()
 }
 
-/// Where an upload goes on.
-fn location(endpoint: &Endpoint, answer: &Answer) -> Result<Url, Failure> {
-    let stated =
-        answer.header(LOCATION).ok_or_else(|| protocol(endpoint, "it names no location for the upload"))?;
-    follow(&answer.url, stated).map_err(|reason| Failure::Redirect { host: answer.host(), reason })
+/// Where an upload goes on, as an answer names it.
+fn location(answer: &Answer) -> Option<Result<Url, Failure>> {
+    let stated = answer.header(LOCATION)?;
+    let followed = follow(&answer.url, stated);
+    Some(followed.map_err(|reason| Failure::Redirect { host: answer.host(), reason }))
 }
 
-impl Upload<'_> {
-    async fn run(&self, to: &Reference, mut session: Url) -> Result<(), Failure> {
-        let mut waits = self.client.waits(self.client.retry());
-        let mut offset = 0;
-        loop {
-            let before = offset;
-            let failure = match self.send(&mut session, &mut offset).await {
-                Ok(()) => return Ok(()),
-                Err(failure) if can_resume(&failure) => failure,
-                Err(failure) => return Err(failure),
-            };
-            if offset > before {
-                waits.progressed();
-            }
-            wait(&mut waits, failure).await?;
-            // The registry may have taken all of it and only the answer got lost.
-            let scope = self.scopes[0].clone();
-            if self.client.has_blob_at(self.endpoint, to, self.descriptor.digest, scope).await? {
-                return Ok(());
-            }
-            match self.status(&session).await {
-                Some((at, location)) => {
-                    if at > before {
-                        waits.progressed();
-                    }
-                    (offset, session) = (at, location);
-                }
-                None => match self.client.begin(self.endpoint, to, None).await? {
-                    Begun::Session(new) => (offset, session) = (0, new),
-                    Begun::Mounted => return Ok(()),
-                },
-            }
-        }
-    }
+/// The shortest chunk that a registry takes, the last apart (OCI distribution specification 1.1,
+/// "Pushing a blob in chunks").
+const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
-    /// Sends what is missing from `offset` on, and ends the upload.
-    async fn send(&self, session: &mut Url, offset: &mut u64) -> Result<(), Failure> {
-        let size = self.descriptor.size;
-        if *offset == 0 && size <= SINGLE_PUT.min(self.chunk) {
-            return self.end(session, size).await;
-        }
-        while *offset < size {
-            let length = self.chunk.min(size - *offset);
-            let answer = self.request(Method::PATCH, session.clone(), *offset, length).await?;
-            if !matches!(answer.status(), StatusCode::ACCEPTED | StatusCode::NO_CONTENT | StatusCode::CREATED)
-            {
-                return Err(answer.failure(&self.endpoint.account, "such upload").await);
-            }
-            // It may have taken less than was sent, and says so.
-            let taken = answer.header(RANGE).and_then(range_end).filter(|end| *end > *offset);
-            *offset = taken.map_or(*offset + length, |end| end.min(*offset + length));
-            *session = location(self.endpoint, &answer)?;
-            answer.finish().await;
-        }
-        self.end(session, 0).await
-    }
-
-    /// Ends the upload, `length` bytes going along.
-    async fn end(&self, session: &Url, length: u64) -> Result<(), Failure> {
-        let mut url = session.clone();
-        url.query_pairs_mut().append_pair("digest", &self.descriptor.digest.to_string());
-        let answer = self.request(Method::PUT, url, 0, length).await?;
-        if !answer.status().is_success() {
-            return Err(answer.failure(&self.endpoint.account, "such upload").await);
-        }
-        answer.finish().await;
-        Ok(())
-    }
-
-    /// One request with bytes of the blob. A failure to read those outranks what it does to the
-    /// connection.
-    async fn request(&self, method: Method, url: Url, from: u64, length: u64) -> Result<Answer, Failure> {
-        let sent = Arc::new(AtomicU64::new(0));
-        let broken: Arc<Mutex<Option<io::Error>>> = Arc::default();
-        let make = || {
-            if length == 0 {
-                return Ok(reqwest::Body::from(Vec::new()));
-            }
-            let reader = (self.source)(from).map_err(Failure::Source)?;
-            Ok(body(reader, length, Arc::clone(&sent), Arc::clone(&broken)))
-        };
-        let report = |sent: u64| {
-            let part = self.descriptor.digest.short();
-            self.step.transfer(&part, from + sent, Some(self.descriptor.size));
-        };
-        let silent = |_| {};
-        let report: &(dyn Fn(u64) + Send + Sync) = if length > 0 { &report } else { &silent };
-        let body = Body { make: &make, length, sent: Arc::clone(&sent), report };
-        let octets = HeaderValue::from_static("application/octet-stream");
-        let mut ask =
-            Ask::new(method, Target::Location(url), self.scopes.clone()).header(CONTENT_TYPE, octets);
-        if length > 0 && length < self.descriptor.size {
-            let range = format!("{from}-{}", from + length - 1);
-            ask = ask.header(CONTENT_RANGE, HeaderValue::from_str(&range).expect("numbers are ASCII"));
-        }
-        ask.body = Some(&body);
-        let outcome = self.client.call_once(self.endpoint, &ask).await;
-        match broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(Failure::Source(error)),
-            None => outcome,
-        }
-    }
-
-    /// How much of the upload the registry has, and where to go on; nothing if it does not say.
-    async fn status(&self, session: &Url) -> Option<(u64, Url)> {
-        let ask = Ask::new(Method::GET, Target::Location(session.clone()), self.scopes.clone());
-        let answer = self.client.call(self.endpoint, &ask).await.ok()?;
-        if answer.status() != StatusCode::NO_CONTENT {
-            return None;
-        }
-        let at = answer.header(RANGE).and_then(range_end)?;
-        let location = location(self.endpoint, &answer).ok()?;
-        (at < self.descriptor.size).then_some((at, location))
-    }
-}
-
-/// Whether asking the registry how much it has, and going on from there, may help.
-fn can_resume(failure: &Failure) -> bool {
-    match failure {
-        // The session is gone, or we disagree about where it stands.
-        Failure::NotFound { .. } | Failure::Status { status: 416, .. } => true,
-        failure => failure.is_transient(),
-    }
-}
-
-/// The bytes that `0-N` says are there. `0-0` is what registries say of an empty upload as well as of
-/// one byte; it is read as empty, which is the one that occurs.
-fn range_end(text: &str) -> Option<u64> {
-    let text = text.trim().trim_start_matches("bytes").trim_start_matches(['=', ' ']);
-    match text.strip_prefix("0-")?.parse::<u64>().ok()? {
-        0 => Some(0),
-        last => last.checked_add(1),
-    }
-}
-
-/// A request body of `length` bytes of `reader`, which may block: a thread of its own reads ahead.
-fn body(
-    reader: Box<dyn Read + Send>,
-    length: u64,
-    sent: Arc<AtomicU64>,
-    broken: Arc<Mutex<Option<io::Error>>>,
-) -> reqwest::Body {
-    let (give, mut take) = mpsc::channel::<io::Result<Vec<u8>>>(4);
-    tokio::task::spawn_blocking(move || {
-        let mut reader = reader.take(length);
-        let mut left = length;
-        while left > 0 {
-            let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-            let read = loop {
-                match reader.read(&mut piece) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    other => break other,
-                }
-            };
-            let outcome = match read {
-                Ok(0) => Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    format!("it ends {left} bytes before its stated size"),
-                )),
-                Ok(count) => {
-                    piece.truncate(count);
-                    left -= count as u64;
-                    Ok(piece)
-                }
-                Err(error) => Err(error),
-            };
-            let is_last = outcome.is_err();
-            // The receiver is gone if the request failed meanwhile.
-            if give.blocking_send(outcome).is_err() || is_last {
-                return;
-            }
-        }
-    });
-    let pieces = futures_util::stream::poll_fn(move |context| {
-        take.poll_recv(context).map(|piece| {
-            piece.map(|piece| match piece {
-                Ok(piece) => {
-                    sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                    Ok(piece)
-                }
-                Err(error) => {
-                    let told = io::Error::new(error.kind(), "the source broke");
-                    *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    Err(told)
-                }
-            })
-        })
-    });
-    reqwest::Body::wrap_stream(pieces)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn upload_ranges() {
-        for (text, want) in [
-            ("0-0", Some(0)),
-            ("0-9", Some(10)),
-            ("bytes=0-9", Some(10)),
-            ("1-9", None),
-            ("", None),
-            ("0-18446744073709551615", None),
-        ] {
-            assert_eq!(range_end(text), want, "{text}");
-        }
+impl Session {
+    /// The session that an answer to a POST names.
+    fn begun(endpoint: &Endpoint, answer: &Answer) -> Result<Self, Failure> {
+        let at = location(answer)
+            .unwrap_or_else(|| Err(protocol(endpoint, "it names no location for the upload")))?;
+        let shortest = answer.header(CHUNK_MIN_LENGTH).and_then(|text| text.trim().parse().ok());
+        Ok(Self { at, offset: 0, shortest: shortest.unwrap_or(0) })
     }
 }

@@ -6,12 +6,14 @@
 //! its own step run again, and if that gives another identity, all that follows is looked up again:
 //! [`Solver::solve`] starts over, and what is known stays known.
 //!
-//! `schedule` knows order, `op/<name>.rs` are the twins of `llb/op`, `source` brings trees in.
+//! `bring` has layers here, `schedule` knows order, `op/<name>.rs` are the twins of `llb/op`, `source`
+//! brings trees in.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cache::remote::Exchange;
 use crate::cache::{Cache, Inputs, Record};
 use crate::diagnostic::Span;
 use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, VertexId};
@@ -22,6 +24,7 @@ use crate::store::layers::Layer;
 use crate::store::views::{Scratch, View};
 use crate::store::{Lease, Store, StoreError};
 
+mod bring;
 mod cancel;
 pub mod copy;
 mod device;
@@ -89,6 +92,13 @@ pub trait LayerSource: Sync {
     fn fetch(&self, layer: DiffId, lease: &Lease<'_>, progress: &Progress) -> Result<bool, String>;
 }
 
+/// Is told of layers as a build learns of them, so that they can leave while later steps run.
+pub trait Observer: Sync {
+    /// `vertex` has this layer on top of its tree. It is on this disk if `made`: its step just ran, or
+    /// ran earlier in this build. Called from the step's thread, which it must not hold up.
+    fn layer(&self, vertex: VertexId, layer: &ChainLayer, made: bool);
+}
+
 /// What a build needs besides its graph.
 pub struct Environment<'a> {
     pub store: &'a Store,
@@ -108,6 +118,9 @@ pub struct Environment<'a> {
     pub cancel: &'a Cancel,
     /// Brings sources over the network here.
     pub fetcher: source::Fetcher<'a>,
+    pub observers: &'a [&'a dyn Observer],
+    /// What caches elsewhere know, and what they will be told.
+    pub exchange: Option<&'a Exchange>,
     /// Keeps every layer that the build counts on.
     pub lease: &'a Lease<'a>,
 }
@@ -210,6 +223,10 @@ struct State {
     forced: HashSet<VertexId>,
     /// Vertices that people were told of.
     shown: HashSet<VertexId>,
+    /// Layers that somebody needed and that could not be had, since the solve began.
+    gone: Vec<LayerIdentity>,
+    /// Layers that a cache elsewhere promised and did not give: it is not asked again.
+    broken: HashSet<LayerIdentity>,
     /// What people were warned of.
     warned: HashSet<String>,
     locals: HashMap<String, Arc<Local>>,
@@ -230,7 +247,7 @@ struct Work<'a> {
 impl<'a> Solver<'a> {
     /// A solver that has done nothing.
     pub fn new(environment: Environment<'a>) -> Self {
-        let cache = Cache::new(environment.store);
+        let cache = Cache::with(environment.store, environment.exchange);
         Self { environment, cache, state: Mutex::default() }
     }
 
@@ -238,8 +255,8 @@ impl<'a> Solver<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Solves what `targets` need. With `on_disk`, the layers of the targets are here and leased
-    /// when it returns.
+    /// Solves what `targets` need. Those layers of the targets for which `needed` says so are here and
+    /// leased when it returns.
     ///
     /// # Errors
     /// The first step that failed; all others have ended by then.
@@ -247,10 +264,10 @@ impl<'a> Solver<'a> {
         &self,
         graph: &Definition,
         targets: &[VertexId],
-        on_disk: bool,
+        needed: &dyn Fn(&ChainLayer) -> bool,
     ) -> Result<Solved, Box<SolveError>> {
         loop {
-            let outcome = self.solve_once(graph, targets, on_disk);
+            let outcome = self.solve_once(graph, targets, needed);
             let gone = match &outcome {
                 Err(error) => match error.cause {
                     Cause::Gone(identity) => identity,
@@ -259,7 +276,18 @@ impl<'a> Solver<'a> {
                 Ok(_) => return outcome,
             };
             let mut state = self.state();
-            let Some(maker) = state.makers.get(&gone).copied() else {
+            // Where many are gone, as after an import of records alone, one start for all of them.
+            let also = std::mem::take(&mut state.gone);
+            let mut can_be_made = false;
+            for layer in also.into_iter().chain([gone]) {
+                // Taken out: another step may have made the same, and is the one to ask next time.
+                if let Some(maker) = state.makers.remove(&layer) {
+                    state.executed.retain(|_, record| record.layer != layer);
+                    state.forced.insert(maker);
+                    can_be_made = true;
+                }
+            }
+            if !can_be_made {
                 return Err(Box::new(SolveError {
                     vertex: targets[0],
                     name: String::new(),
@@ -267,9 +295,7 @@ impl<'a> Solver<'a> {
                     cause: StoreError::MissingLayer(gone).into(),
                     output: Vec::new(),
                 }));
-            };
-            state.executed.retain(|_, record| record.layer != gone);
-            state.forced.insert(maker);
+            }
         }
     }
 
@@ -277,8 +303,9 @@ impl<'a> Solver<'a> {
         &self,
         graph: &Definition,
         targets: &[VertexId],
-        on_disk: bool,
+        needed: &dyn Fn(&ChainLayer) -> bool,
     ) -> Result<Solved, Box<SolveError>> {
+        self.cache.start_over();
         let order = graph.reachable(targets);
         let places: HashMap<VertexId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
         let vertices: Vec<&Vertex> = order.iter().filter_map(|id| graph.get(*id)).collect();
@@ -299,12 +326,21 @@ impl<'a> Solver<'a> {
                 solved.insert(*id, layers.clone());
             }
         }
-        if on_disk {
-            for target in targets {
-                if let (Some(layers), Some(vertex)) = (solved.get(target), graph.get(*target)) {
-                    let work = Work { vertex, tail: Tail::default() };
-                    self.on_disk(layers).map_err(|cause| work.error(cause))?;
-                }
+        let mut here = HashMap::new();
+        for target in targets {
+            if let (Some(layers), Some(vertex)) = (solved.get(target), graph.get(*target)) {
+                let layers: Vec<ChainLayer> = layers.iter().filter(|layer| needed(layer)).copied().collect();
+                let work = Work { vertex, tail: Tail::default() };
+                let found = self.on_disk(&layers).map_err(|cause| work.error(cause))?;
+                let diff_ids = found.iter().map(|layer| layer.diff_id);
+                here.extend(layers.iter().map(|layer| layer.identity).zip(diff_ids));
+            }
+        }
+        // A record of elsewhere may state the diffID of the same files with other times, which a step made
+        // here meanwhile: the image lists the layer that is here.
+        for layer in solved.values_mut().flatten() {
+            if let Some(diff_id) = here.get(&layer.identity) {
+                layer.diff_id = *diff_id;
             }
         }
         Ok(Solved { trees: solved })
@@ -359,13 +395,16 @@ impl<'a> Solver<'a> {
         let step = self.announce(work);
         let outcome = self.look_up_or_run(work, key, &inputs, base, step, run);
         let record = outcome?;
+        self.cache.use_action(key, &work.vertex.metadata().name, &inputs, &record);
         self.state().makers.entry(record.layer).or_insert(work.vertex.id());
+        let layer =
+            ChainLayer { identity: record.layer, diff_id: record.diff_id, created: Some(record.created) };
+        let made = self.state().executed.contains_key(&key);
+        for observer in self.environment.observers {
+            observer.layer(work.vertex.id(), &layer, made);
+        }
         let mut layers = base.to_vec();
-        layers.push(ChainLayer {
-            identity: record.layer,
-            diff_id: record.diff_id,
-            created: Some(record.created),
-        });
+        layers.push(layer);
         Ok(Tree::Layers(layers))
     }
 
@@ -434,32 +473,6 @@ impl<'a> Solver<'a> {
         let store = self.environment.store;
         let lower = if below.is_empty() { None } else { Some(store.view(below)?) };
         Ok(store.keep_made(scratch, lower.as_ref(), self.environment.lease)?)
-    }
-
-    /// Has these layers on this disk, fetching those of images that are not.
-    fn on_disk(&self, layers: &[ChainLayer]) -> Result<Vec<Layer>, Cause> {
-        let identities: Vec<LayerIdentity> = layers.iter().map(|layer| layer.identity).collect();
-        let (store, lease) = (self.environment.store, self.environment.lease);
-        let missing = match store.find_layers(&identities, lease)? {
-            Ok(found) => return Ok(found),
-            Err(missing) => missing,
-        };
-        let wanted: Vec<&ChainLayer> =
-            layers.iter().filter(|layer| missing.contains(&layer.identity)).collect();
-        for layer in wanted {
-            let from_outside = layer.identity == LayerIdentity::of_diff(layer.diff_id);
-            let fetched = from_outside
-                && self.environment.images.fetch(layer.diff_id, lease, self.environment.progress).map_err(
-                    |error| match self.environment.cancel.is_canceled() {
-                        true => Cause::Canceled,
-                        false => Cause::Image(error),
-                    },
-                )?;
-            if !fetched {
-                return Err(Cause::Gone(layer.identity));
-            }
-        }
-        store.find_layers(&identities, lease)?.map_err(|missing| Cause::Gone(missing[0]))
     }
 }
 

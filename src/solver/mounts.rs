@@ -169,11 +169,11 @@ impl Solver<'_> {
             let Some(record) = record else { return Ok(None) };
             Ok(store.has_layer(record.layer)?.then(|| chain(&record)))
         };
-        if let Some(layer) = known(self.cache.action(key)?)? {
+        if let Some(layer) = known(self.cache.own_action(key)?)? {
             return Ok(layer);
         }
         let _lock = store.lock_name(&format!("action-{}", key.0.hex()))?;
-        if let Some(layer) = known(self.cache.action(key)?)? {
+        if let Some(layer) = known(self.cache.own_action(key)?)? {
             return Ok(layer);
         }
         let scratch = store.scratch()?;

@@ -335,13 +335,8 @@ impl Store {
         }
         for (layer, diff_id) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids) {
             let blob = member(layer)?;
-            self.unpack_blob(blob, *diff_id, lease)?;
-            self.remember_layer_blob(
-                *diff_id,
-                layer_blobs::format_of_media_type(layer.media_type.as_ref()),
-                blob,
-                layer.size,
-            )?;
+            let format = layer_blobs::format_of_media_type(layer.media_type.as_ref());
+            self.unpack_claimed(*diff_id, format, blob, layer.size, lease)?;
         }
         Ok(self.put_image(&config, Some(digest))?.id)
     }
@@ -368,10 +363,9 @@ impl Store {
             }
             for (name, diff_id) in entry.layers.iter().zip(&parsed.rootfs.diff_ids) {
                 let (blob, size) = members.blob(name).ok_or_else(|| lacks(name))?;
-                self.unpack_blob(blob, *diff_id, lease)?;
                 let compression = layer_blobs::format_of_blob(self.open_blob(blob)?.0)
                     .map_err(StoreError::io("read", self.path()))?;
-                self.remember_layer_blob(*diff_id, compression, blob, size)?;
+                self.unpack_claimed(*diff_id, compression, blob, size, lease)?;
             }
             let names =
                 entry.repo_tags.iter().flatten().map(|name| name_of(name)).collect::<Result<_, _>>()?;

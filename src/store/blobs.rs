@@ -8,7 +8,7 @@ use super::{Store, StoreError};
 use crate::digest::{BlobDigest, Hasher};
 
 impl Store {
-    fn blob_path(&self, digest: BlobDigest) -> PathBuf {
+    pub(super) fn blob_path(&self, digest: BlobDigest) -> PathBuf {
         self.path().join("blobs/sha256").join(digest.0.hex())
     }
 
@@ -135,6 +135,20 @@ impl BlobWriter<'_> {
         self.hasher = Hasher::new();
         self.size = 0;
         Ok(())
+    }
+
+    /// The file that is written to, to read from it meanwhile. It holds the blob still when that is
+    /// visible.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn reader(&self) -> io::Result<File> {
+        self.file.reopen()
+    }
+
+    /// The digest of what was written.
+    pub fn digest(&self) -> BlobDigest {
+        BlobDigest(self.hasher.clone().finish())
     }
 
     /// How many bytes were written.

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 /// How long a process waits for another's transaction.
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
@@ -124,6 +124,63 @@ CREATE TABLE member (
 CREATE INDEX member_image ON member (image);
 ";
 
+/// What format 4 added: which repositories were seen to hold which layers.
+const PLACES: &str = "
+CREATE TABLE place (
+    diff_id TEXT NOT NULL,
+    registry TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    verified INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (diff_id, registry, repository, blob)
+);
+CREATE INDEX place_blob ON place (blob);
+";
+
+/// What format 4 added: what a registry serves from the store besides images that have names. A
+/// repository is its full name, `localhost/team/app`.
+const SERVED: &str = "
+CREATE TABLE served (
+    repository TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    subject TEXT,
+    -- Itself as the list of its subject's referrers states it.
+    descriptor TEXT NOT NULL,
+    PRIMARY KEY (repository, manifest)
+) WITHOUT ROWID;
+CREATE INDEX served_subject ON served (repository, subject) WHERE subject IS NOT NULL;
+-- What a manifest names.
+CREATE TABLE served_part (
+    repository TEXT NOT NULL,
+    part TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    PRIMARY KEY (repository, part, manifest),
+    FOREIGN KEY (repository, manifest) REFERENCES served (repository, manifest) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX served_part_manifest ON served_part (repository, manifest);
+-- Tags of what is no image of the store; those of images are names.
+CREATE TABLE served_tag (
+    repository TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    updated INTEGER NOT NULL,
+    PRIMARY KEY (repository, tag),
+    FOREIGN KEY (repository, manifest) REFERENCES served (repository, manifest) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX served_tag_manifest ON served_tag (repository, manifest);
+-- Blobs that a push counts on before its manifest names them.
+CREATE TABLE served_blob (
+    repository TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    kept_until INTEGER NOT NULL,
+    PRIMARY KEY (repository, blob)
+) WITHOUT ROWID;
+";
+
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
@@ -151,6 +208,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         }
         if found < 3 {
             transaction.execute_batch(INDEXES)?;
+        }
+        if found < 4 {
+            transaction.execute_batch(PLACES)?;
+            transaction.execute_batch(SERVED)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -3,11 +3,13 @@
 //! A layer from outside keeps the blob that it came as, under its format's name; one that was
 //! compressed here is known under the compressor's version, since another version makes other bytes.
 
+use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, StoreError};
+use super::{Lease, Store, StoreError};
 use crate::digest::{BlobDigest, DiffId};
 
 impl Store {
@@ -20,21 +22,76 @@ impl Store {
         diff_id: DiffId,
         compression: &str,
     ) -> Result<Option<(BlobDigest, u64)>, StoreError> {
-        let found = self.read(|db| {
+        match self.known_layer_blob(diff_id, compression)? {
+            Some((blob, size)) if self.claim_blob(blob)? => Ok(Some((blob, size))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The blob that a layer compressed that way is, whether it is here or not.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn known_layer_blob(
+        &self,
+        diff_id: DiffId,
+        compression: &str,
+    ) -> Result<Option<(BlobDigest, u64)>, StoreError> {
+        self.read(|db| {
             db.query_row(
                 "SELECT blob, size FROM layer_blob WHERE diff_id = ? AND compression = ?",
                 params![diff_id, compression],
                 |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)),
             )
             .optional()
-        })?;
-        match found {
-            Some((blob, size)) if self.claim_blob(blob)? => Ok(Some((blob, size))),
-            _ => Ok(None),
-        }
+        })
     }
 
-    /// Remembers which blob holds a layer compressed that way.
+    /// The names of the compressions under which a layer is known as this blob.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn compressions_of(&self, diff_id: DiffId, blob: BlobDigest) -> Result<Vec<String>, StoreError> {
+        self.read(|db| {
+            db.prepare("SELECT compression FROM layer_blob WHERE diff_id = ? AND blob = ?")?
+                .query_map(params![diff_id, blob], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Unpacks a layer from the blob that somebody says it is in, and remembers that blob as the layer's.
+    /// If the layer is here already the blob is read nevertheless: it would stand for the layer in every
+    /// image that leaves.
+    ///
+    /// # Errors
+    /// As [`Store::unpack_blob`]; then the blob is not remembered.
+    pub fn unpack_claimed(
+        &self,
+        diff_id: DiffId,
+        compression: &str,
+        blob: BlobDigest,
+        size: u64,
+        lease: &Lease<'_>,
+    ) -> Result<(), StoreError> {
+        if self.known_layer_blob(diff_id, compression)?.is_some_and(|(known, _)| known == blob) {
+            return self.unpack_blob(blob, diff_id, lease).map(drop);
+        }
+        let was_read = AtomicBool::new(false);
+        let file = Noticed { file: self.open_blob(blob)?.0, was_read: &was_read };
+        let unpacked = self.unpack(file, diff_id, lease);
+        // A blob that is not what its name says explains whatever went wrong.
+        if unpacked.is_err() && self.drop_damaged_blob(blob)? {
+            return Err(StoreError::MissingBlob(blob));
+        }
+        unpacked?;
+        if !was_read.load(Ordering::SeqCst) {
+            self.check_blob(blob, diff_id)?;
+        }
+        self.remember_layer_blob(diff_id, compression, blob, size)
+    }
+
+    /// Remembers which blob holds a layer compressed that way. It was made of that layer, or read to its
+    /// end to find it there: whoever is told of the blob believes it.
     ///
     /// # Errors
     /// What the database gives.
@@ -52,6 +109,19 @@ impl Store {
             )?;
             Ok(())
         })
+    }
+}
+
+/// A file of which it is known whether somebody began to read it.
+struct Noticed<'r> {
+    file: File,
+    was_read: &'r AtomicBool,
+}
+
+impl Read for Noticed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.was_read.store(true, Ordering::SeqCst);
+        self.file.read(buffer)
     }
 }
 
@@ -93,4 +163,55 @@ pub fn format_of_blob(mut blob: impl Read) -> std::io::Result<&'static str> {
         [0x28, 0xb5, 0x2f, 0xfd] => "zstd",
         _ => "none",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::LayerIdentity;
+    use crate::store::tests::store;
+
+    /// A layer with one file of this content.
+    fn tar(content: &[u8]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "file", content).unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    fn blob(store: &Store, bytes: &[u8]) -> (BlobDigest, u64) {
+        (store.put_blob(bytes).unwrap(), bytes.len() as u64)
+    }
+
+    #[test]
+    fn a_blob_that_lies_about_its_layer_is_not_remembered() {
+        let (_folder, store) = store();
+        let lease = store.lease().unwrap();
+        let (good, evil) = (blob(&store, &tar(b"good")), blob(&store, &tar(b"evil")));
+        let diff_id = DiffId(good.0.0);
+        let take = |(blob, size)| store.unpack_claimed(diff_id, "none", blob, size, &lease);
+        assert!(matches!(take(evil), Err(StoreError::Mismatch { .. })));
+        assert!(!store.has_layer(LayerIdentity::of_diff(diff_id)).unwrap());
+        take(good).unwrap();
+        // The layer is here now and need not be unpacked; the lie is noticed all the same.
+        assert!(matches!(take(evil), Err(StoreError::Mismatch { .. })));
+        assert_eq!(store.known_layer_blob(diff_id, "none").unwrap(), Some(good));
+    }
+
+    #[test]
+    fn another_archive_of_a_layer_that_is_here_is_remembered() {
+        let (_folder, store) = store();
+        let lease = store.lease().unwrap();
+        let plain = tar(b"good");
+        let packed = zstd::encode_all(plain.as_slice(), 3).unwrap();
+        let (plain, packed) = (blob(&store, &plain), blob(&store, &packed));
+        let diff_id = DiffId(plain.0.0);
+        for _ in 0..2 {
+            store.unpack_claimed(diff_id, "none", plain.0, plain.1, &lease).unwrap();
+            store.unpack_claimed(diff_id, "zstd", packed.0, packed.1, &lease).unwrap();
+        }
+        assert_eq!(store.known_layer_blob(diff_id, "zstd").unwrap(), Some(packed));
+    }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::database::Json;
-use super::lease::Lease;
+use super::lease::{FileLock, Lease};
 use super::views::{Scratch, View};
 use super::{Store, StoreError, compress, layer};
 use crate::digest::{BlobDigest, ContentDigest, DiffId, LayerIdentity};
@@ -43,6 +43,22 @@ impl Layer {
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }
+}
+
+/// A layer that was unpacked and found right, and that is to be shown once its blob is: a layer from
+/// outside leaves as the bytes it came as, so it is of no use to whoever gives it out without them.
+#[derive(Debug)]
+pub struct Unpacked(State);
+
+#[derive(Debug)]
+enum State {
+    /// It was here already.
+    Here(Layer),
+    Aside {
+        scratch: Scratch,
+        new: NewLayer,
+        _lock: FileLock,
+    },
 }
 
 /// What is known of a layer that was just unpacked or made.
@@ -173,18 +189,31 @@ impl Store {
     /// is another one.
     pub fn unpack(
         &self,
-        stream: impl Read + Send + 'static,
+        stream: impl Read + Send,
         diff_id: DiffId,
         lease: &Lease<'_>,
     ) -> Result<Layer, StoreError> {
+        self.keep_unpacked(self.unpack_aside(stream, diff_id, lease)?, lease)
+    }
+
+    /// As [`Store::unpack`], but nobody sees the layer yet: it is gone if it is dropped.
+    ///
+    /// # Errors
+    /// As [`Store::unpack`].
+    pub fn unpack_aside(
+        &self,
+        stream: impl Read + Send,
+        diff_id: DiffId,
+        lease: &Lease<'_>,
+    ) -> Result<Unpacked, StoreError> {
         let identity = LayerIdentity::of_diff(diff_id);
         if let Ok(mut found) = self.find_layers(&[identity], lease)? {
-            return Ok(found.remove(0));
+            return Ok(Unpacked(State::Here(found.remove(0))));
         }
         // Two processes that need one layer unpack it once.
-        let _lock = self.lock_name(&format!("layer-{}", diff_id.0.hex()))?;
+        let lock = self.lock_name(&format!("layer-{}", diff_id.0.hex()))?;
         if let Ok(mut found) = self.find_layers(&[identity], lease)? {
-            return Ok(found.remove(0));
+            return Ok(Unpacked(State::Here(found.remove(0))));
         }
         let scratch = self.scratch()?;
         let wrong = |source| StoreError::Apply { layer: diff_id.0.short(), source: Box::new(source) };
@@ -202,7 +231,18 @@ impl Store {
             entries: applied.entries,
             implied: applied.implied,
         };
-        self.keep(scratch, &new, lease)
+        Ok(Unpacked(State::Aside { scratch, new, _lock: lock }))
+    }
+
+    /// Shows a layer that was unpacked.
+    ///
+    /// # Errors
+    /// What the database and the file system give.
+    pub fn keep_unpacked(&self, unpacked: Unpacked, lease: &Lease<'_>) -> Result<Layer, StoreError> {
+        match unpacked.0 {
+            State::Here(layer) => Ok(layer),
+            State::Aside { scratch, new, _lock } => self.keep(scratch, &new, lease),
+        }
     }
 
     /// Unpacks a layer from its blob.
@@ -215,7 +255,20 @@ impl Store {
         diff_id: DiffId,
         lease: &Lease<'_>,
     ) -> Result<Layer, StoreError> {
-        let unpacked = self.unpack(self.open_blob(blob)?.0, diff_id, lease);
+        self.keep_unpacked(self.unpack_blob_aside(blob, diff_id, lease)?, lease)
+    }
+
+    /// As [`Store::unpack_blob`], but nobody sees the layer yet.
+    ///
+    /// # Errors
+    /// As [`Store::unpack_blob`].
+    pub fn unpack_blob_aside(
+        &self,
+        blob: BlobDigest,
+        diff_id: DiffId,
+        lease: &Lease<'_>,
+    ) -> Result<Unpacked, StoreError> {
+        let unpacked = self.unpack_aside(self.open_blob(blob)?.0, diff_id, lease);
         // A blob that is not what its name says explains whatever went wrong; one that is, is hostile.
         if unpacked.is_err() && self.drop_damaged_blob(blob)? {
             return Err(StoreError::MissingBlob(blob));
@@ -311,23 +364,18 @@ impl Store {
     /// # Errors
     /// What `syncfs` gives.
     pub fn sync_layers(&self, diff_ids: &[DiffId]) -> Result<(), StoreError> {
-        let unsynced: Vec<i64> = self.read(|db| {
-            let mut query =
-                db.prepare("SELECT id FROM layer WHERE diff_id = ? AND unsynced_boot IS NOT NULL")?;
-            let mut found = Vec::new();
-            for diff_id in diff_ids {
-                for id in query.query_map([diff_id], |row| row.get(0))? {
-                    found.push(id?);
-                }
-            }
-            Ok(found)
+        let unsynced: Vec<(i64, DiffId)> = self.read(|db| {
+            db.prepare("SELECT id, diff_id FROM layer WHERE unsynced_boot IS NOT NULL")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })?;
-        if unsynced.is_empty() {
+        if !unsynced.iter().any(|(_, diff_id)| diff_ids.contains(diff_id)) {
             return Ok(());
         }
         rustix::fs::syncfs(&self.root).map_err(|error| StoreError::io("sync", self.path())(error.into()))?;
+        // It did so for all of them.
         self.write(|tx| {
-            for id in &unsynced {
+            for (id, _) in &unsynced {
                 tx.execute("UPDATE layer SET unsynced_boot = NULL WHERE id = ?", [id])?;
             }
             Ok(())

@@ -3,11 +3,13 @@
 //! ```text
 //! ROOT/                 0700
 //!   blobs/sha256/<hex>  configs, manifests, layers as they came or were compressed
+//!   partial/sha256/     blobs on their way in, for whoever goes on with them
 //!   layers/<id>/fs      one layer's own files, in overlayfs form
 //!   stave.db            SQLite (WAL): layers, images, names, records, leases, cache mounts
 //!   mounts/<id>/        cache mounts
 //!   containers/<id>/    what `run` keeps of a container
 //!   remotes/            files and repositories that were fetched
+//!   uploads/            where uploads go on that were not ended: secrets
 //!   reserve             room for the database on a full disk
 //!   tmp/  locks/
 //! ```
@@ -32,16 +34,21 @@ pub mod compress;
 pub mod containers;
 mod database;
 pub mod images;
+pub mod incoming;
 pub mod indexes;
 pub mod layer;
 pub mod layer_blobs;
 pub mod layers;
 pub mod lease;
+mod made;
+pub mod places;
 pub mod prune;
 pub mod remotes;
 mod reserve;
+pub mod served;
 mod session;
 mod sweep;
+pub mod uploads;
 pub mod views;
 
 pub use lease::Lease;
@@ -155,7 +162,17 @@ impl Store {
         // Image content keeps its setuid bits and owners, so nobody else may reach it (S11).
         let private = Mode::from_raw_mode(0o700);
         rustix::fs::fchmod(&root, private).map_err(io::Error::from).map_err(fail("make private"))?;
-        for folder in ["blobs/sha256", "layers", "mounts", "containers", "tmp", "locks", "contexts"] {
+        for folder in [
+            "blobs/sha256",
+            "layers",
+            "mounts",
+            "containers",
+            "tmp",
+            "locks",
+            "contexts",
+            incoming::FOLDER,
+            served::RECEIVING,
+        ] {
             root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
         }
         let database = reserve::open_database(&path)?;
@@ -261,4 +278,27 @@ fn transact<T, E: From<StoreError>>(
     let value = change(&transaction)?;
     transaction.commit().map_err(StoreError::from)?;
     Ok(value)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A store of a test's own, with the clock of the machine.
+    pub(crate) fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let now = || {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            i64::try_from(since.as_nanos()).unwrap()
+        };
+        let layers = layer::Options {
+            marks: layer::Marks::User,
+            ids: layer::Ids::Single,
+            devices: layer::Devices::Skip,
+            limits: layer::Limits::GENEROUS,
+        };
+        let environment = Environment { boot: "a boot".to_owned(), layers, now };
+        let store = Store::open(&folder.path().join("root"), environment).unwrap();
+        (folder, store)
+    }
 }

@@ -11,6 +11,9 @@ use super::database::Json;
 use super::{Store, StoreError};
 use crate::digest::{DiffId, Digest};
 
+/// What was not seen at a registry for 90 days is not counted on any more, in nanoseconds.
+const PLACE_LIFETIME: i64 = 90 * 24 * 3600 * 1_000_000_000;
+
 /// What a prune shall take.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PruneOptions {
@@ -68,8 +71,9 @@ impl Store {
     fn prune_what(&self, options: PruneOptions) -> Result<Pruned, StoreError> {
         // First what takes no database: it makes room on a disk that is full.
         self.sweep_temporary()?;
+        let bytes = self.sweep_incoming(None)?;
         self.sweep_leases()?;
-        let mut pruned = Pruned { containers: self.prune_containers()?, ..Pruned::default() };
+        let mut pruned = Pruned { containers: self.prune_containers()?, bytes, ..Pruned::default() };
         self.write(|tx| -> Result<_, StoreError> {
             if options.all_images {
                 tx.execute(
@@ -82,6 +86,7 @@ impl Store {
                 tx.execute("DELETE FROM pin", [])?;
             }
             if options.unnamed_images || options.all_images {
+                self.prune_served(tx, options.all_images)?;
                 let unused = "id NOT IN (SELECT image FROM name) AND id NOT IN (SELECT image FROM member) AND id NOT IN (SELECT image FROM container)
                               AND id NOT IN (SELECT image FROM lease_image)";
                 pruned.images = tx
@@ -94,12 +99,20 @@ impl Store {
                 pruned.records = tx.execute("DELETE FROM action", [])?;
                 tx.execute("DELETE FROM content", [])?;
             }
+            if options.build_cache && options.all_images {
+                // Nothing is left that could be brought anywhere.
+                tx.execute("DELETE FROM place", [])?;
+            } else {
+                let oldest = self.now().saturating_sub(PLACE_LIFETIME);
+                tx.execute("DELETE FROM place WHERE seen < ?", [oldest])?;
+            }
             Ok(())
         })?;
         if options.cache_mounts {
             self.prune_cache_mounts(&mut pruned)?;
         }
         if options.build_cache {
+            self.sweep_uploads(true)?;
             // They only save reading files again whose digests were known.
             for (path, _) in entries(&self.path().join("contexts"))? {
                 self.remove_tree(&path)?;
@@ -172,7 +185,7 @@ impl Store {
                 usage.blob_bytes += metadata.len();
             }
         }
-        usage.cache_bytes += self.remotes_size();
+        usage.cache_bytes += self.remotes_size() + tree_size(&self.path().join(super::incoming::FOLDER));
         for (path, _) in entries(&self.path().join("mounts"))? {
             usage.cache_mount_bytes += tree_size(&path);
         }

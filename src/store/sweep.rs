@@ -23,6 +23,7 @@ impl Store {
     /// What the database and the file system give. What was removed before stays removed.
     pub fn sweep(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         self.sweep_temporary()?;
+        self.sweep_receiving()?;
         self.sweep_leases()?;
         let strays = self.write(|tx| {
             self.sweep_layers(tx, pruned)?;
@@ -33,6 +34,7 @@ impl Store {
             self.remove_tree(&path)?;
         }
         self.sweep_containers()?;
+        self.sweep_uploads(false)?;
         self.sweep_locks()
     }
 
@@ -67,6 +69,7 @@ impl Store {
             wanted.insert(diff_id?);
         }
         let mut held = self.document_blobs(tx)?;
+        held.extend(self.served_blobs(tx)?);
         let mut leased = tx.prepare("SELECT blob FROM lease_blob")?;
         for blob in leased.query_map([], |row| row.get::<_, BlobDigest>(0))? {
             held.insert(blob?);
@@ -79,9 +82,11 @@ impl Store {
             if wanted.contains(&diff_id) {
                 held.insert(blob);
             } else if !held.contains(&blob) {
+                // What a registry holds need not be compressed again to be known: its row is kept.
                 tx.execute(
-                    "DELETE FROM layer_blob WHERE diff_id = ? AND compression = ?",
-                    params![diff_id, compression],
+                    "DELETE FROM layer_blob WHERE diff_id = ?1 AND compression = ?2
+                     AND NOT EXISTS (SELECT 1 FROM place WHERE diff_id = ?1 AND blob = ?3)",
+                    params![diff_id, compression, blob],
                 )?;
             }
         }

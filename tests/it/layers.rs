@@ -25,6 +25,8 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("cache", true, &["store", "registry"]),
     ("solver", true, &["llb", "cache", "store", "registry", "runtime"]),
     ("exporter", true, &["cache", "store", "registry"]),
+    ("transfer", true, &["store", "registry", "exporter"]),
+    ("serve", true, &["store", "exporter"]),
     ("engine", true, &["parser", "llb", "store", "registry", "runtime", "cache", "solver", "exporter"]),
 ];
 

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use super::harness::{Events, Store, base_archive};
 use super::reliability::rig::{STAVE, assert_error, base_tar, has, open_to_all, said};
 
 /// Somebody who is not root, and a copy of the program where they can read it.
@@ -209,6 +210,60 @@ impl Person {
             let left = fs::read_dir(store.join(folder)).unwrap().count();
             assert_eq!(left, 0, "{folder}");
         }
+    }
+}
+
+/// What one who owns all ids built, one who owns a few shares, and the other way round.
+fn shares_a_cache(person: &Person) {
+    let Some(root) = Store::with_base() else { return };
+    // Not a copy, which would keep that only its owner may read it.
+    fs::write(person.path("busybox.tar"), fs::read(base_archive()).unwrap()).unwrap();
+    person.ok(&["load", "-q", "-i", person.path("busybox.tar").to_str().unwrap()]);
+    let chown = if person.range { "COPY --chown=33:34 file /owned\nRUN chown -R 5:6 /d\n" } else { "" };
+    let text = |word: &str| {
+        format!(
+            "FROM busybox AS made\nRUN mkdir -p /d/sub && echo {word} >/d/f && ln -s f /d/link && chmod 4711 /d/f\n\
+             COPY file .\nWORKDIR /w/x\n{chown}RUN rm -rf /d/sub && mkdir /d/sub && rm /bin/yes && touch /d/sub/g\n\
+             FROM busybox\nCOPY --from=made /d /copied\nRUN ls /copied >/listing\n"
+        )
+    };
+    let steps = |stderr: &[u8]| Events::read(&String::from_utf8_lossy(stderr));
+    // As the person first, then as whoever runs the tests; each has the files in a place of its own.
+    let (theirs, cache) = (person.home("theirs"), person.home("cache"));
+    let build = |word: &str, flag: &str| {
+        let context = person.context(&text(word));
+        let output = person.run(&["build", "--progress=rawjson", "-t", word, flag, &context]);
+        assert!(output.status.success(), "{}", said(&output));
+        (steps(&output.stderr), person.ok(&["inspect", "-f", "{{.Id}}", word]).trim().to_owned())
+    };
+    let rootly = |word: &str, flag: &str| {
+        let context = crate::harness::context(&text(word), &[("file", "text\n")]);
+        root.build_events(&context, &["-t", word, flag])
+    };
+    let (made, id) = build("one", &format!("--cache-to=type=local,dest={theirs},mode=max"));
+    assert!(made.cached().is_empty(), "{made:?}");
+    let (events, same) = rootly("one", &format!("--cache-from=type=local,src={theirs}"));
+    assert_eq!(events.ran(), [""; 0], "{events:?}");
+    assert_eq!(id, same);
+    let (made, id) = rootly("two", &format!("--cache-to=type=local,dest={cache},mode=max"));
+    open_to_all(Path::new(&cache));
+    let (events, same) = build("two", &format!("--cache-from=type=local,src={cache}"));
+    assert_eq!(events.ran(), [""; 0], "{events:?}");
+    assert!(made.ran().len() >= 3 && id == same, "{made:?}");
+    assert_eq!(person.ok(&["run", "--rm", "two", "cat", "/listing"]), "f\nlink\nsub\n");
+}
+
+#[test]
+fn a_cache_is_shared_with_a_range_of_ids() {
+    if let Some(person) = person(true) {
+        shares_a_cache(&person);
+    }
+}
+
+#[test]
+fn a_cache_is_shared_with_one_id() {
+    if let Some(person) = person(false) {
+        shares_a_cache(&person);
     }
 }
 

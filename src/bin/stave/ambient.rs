@@ -38,8 +38,13 @@ pub fn home() -> Option<PathBuf> {
 
 /// Opens the store.
 pub fn open_store(given: Option<&Path>) -> Result<Store, Failure> {
+    Ok(Store::open(&store_root(given)?, environment())?)
+}
+
+/// What a store must be told of this machine.
+pub fn environment() -> Environment {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let environment = Environment {
+    Environment {
         boot: boot.trim().to_owned(),
         layers: match crate::enter::ids() {
             enter::Ids::All => Options::ROOT,
@@ -47,8 +52,14 @@ pub fn open_store(given: Option<&Path>) -> Result<Store, Failure> {
             enter::Ids::One => Options { ids: Ids::Single, ..Options::USER },
         },
         now,
-    };
-    Ok(Store::open(&store_root(given)?, environment)?)
+    }
+}
+
+/// Bytes that nobody can guess.
+pub fn secret() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The host's name servers, for `/etc/resolv.conf` of steps on the host's network.
@@ -77,22 +88,52 @@ pub fn config_files() -> Vec<PathBuf> {
     files
 }
 
-/// The folders that may hold `certs.d`.
+/// The folders in the form of Docker's `certs.d`: our own, Docker's and podman's, of the system and of
+/// the person.
 pub fn certificate_folders() -> Vec<PathBuf> {
     let user = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
-        .or_else(|| home().map(|home| home.join(".config")))
-        .map(|config| config.join("stave/certs.d"));
-    [Some(PathBuf::from("/etc/stave/certs.d")), user, Some(PathBuf::from("/etc/docker/certs.d"))]
+        .or_else(|| home().map(|home| home.join(".config")));
+    ["stave", "docker", "containers"]
         .into_iter()
+        .flat_map(|program| {
+            let own = user.as_ref().map(|config| config.join(program).join("certs.d"));
+            [Some(PathBuf::from(format!("/etc/{program}/certs.d"))), own]
+        })
         .flatten()
         .collect()
+}
+
+/// The files that may hold credentials, the first that has some for a registry counting: the one that
+/// `REGISTRY_AUTH_FILE` names, Docker's, and those of podman and its kin (containers-auth.json(5)).
+pub fn credential_files() -> Vec<PathBuf> {
+    let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let config = folder("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
+    [
+        named_credential_file(),
+        docker_config(),
+        folder("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+        config.map(|folder| folder.join("containers/auth.json")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Where `login` keeps credentials: in the file that would be asked first.
+pub fn login_file() -> Option<PathBuf> {
+    named_credential_file().or_else(docker_config)
+}
+
+fn named_credential_file() -> Option<PathBuf> {
+    std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Docker's `config.json`: `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
 pub fn docker_config() -> Option<PathBuf> {
     std::env::var_os("DOCKER_CONFIG")
         .map(PathBuf::from)
+        .filter(|path| !path.as_os_str().is_empty())
         .or_else(|| home().map(|home| home.join(".docker")))
         .map(|folder| folder.join("config.json"))
 }

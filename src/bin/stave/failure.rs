@@ -10,6 +10,7 @@ use stave::diagnostic::{Diagnostic, printable};
 use stave::engine::{PullError, PushError, RunError};
 use stave::exporter::ExportError;
 use stave::registry::RegistryError;
+use stave::transfer::TransferError;
 
 /// What to say, and the code to leave with.
 #[derive(Debug)]
@@ -90,6 +91,9 @@ fn registry_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
         if let Some(found) = error.downcast_ref::<RegistryError>() {
             return Some(found);
         }
+        if let Some(TransferError::Registry(found)) = error.downcast_ref() {
+            return Some(found);
+        }
         let exported = match error.downcast_ref() {
             Some(PushError::Export(inner)) => Some(inner),
             _ => error.downcast_ref::<ExportError>(),
@@ -124,7 +128,11 @@ from_errors! {
     stave::store::StoreError,
     stave::exporter::ExportError,
     stave::registry::RegistryError,
+    stave::transfer::TransferError,
     stave::engine::PushError,
+    stave::serve::ServeError,
+    stave::serve::StorageError,
+    stave::serve::UsersError,
     stave::runtime::SpawnError,
     stave::runtime::users::UserError,
 }

@@ -43,6 +43,26 @@ pub fn on_interrupt(react: impl Fn() + Send + 'static) {
     });
 }
 
+/// Has `react` called when a server is asked to end, which it does in its own time; the second signal ends
+/// it at once. Must be called before any other thread exists.
+pub fn on_stop(react: impl FnOnce() + Send + 'static) {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    if signals.thread_block().is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            react();
+        }
+        if let Ok(second) = signals.wait() {
+            std::process::exit(128 + second as i32);
+        }
+    });
+}
+
 /// The exit code of whoever was interrupted: 130, 143.
 pub fn exit_code() -> Option<u8> {
     match RECEIVED.load(Ordering::SeqCst) {

@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -46,6 +47,60 @@ fn entries_in_all_their_forms() {
 }
 
 #[test]
+fn namespaces_have_credentials_of_their_own() {
+    let json = r#"{"auths": {
+        "quay.io": {"auth": "d2hvbGU6cA=="},
+        "quay.io/team": {"auth": "dGVhbTpw"},
+        "quay.io/team/app/": {"auth": "YXBwOnA="},
+        "docker.io/library": {"auth": "aHViOnA="},
+        "index.docker.io/v1/": {"auth": "b2xkOnA="},
+        "other.io/team": {"auth": "b3RoZXI6cA=="}
+    }}"#;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("auth.json");
+    std::fs::write(&file, json).unwrap();
+    let credentials = Credentials { files: vec![file], ..Credentials::default() };
+    for (registry, repository, want) in [
+        ("quay.io", None, Some("whole")),
+        ("quay.io", Some("other/app"), Some("whole")),
+        ("quay.io", Some("teams/app"), Some("whole")),
+        ("quay.io", Some("team"), Some("team")),
+        ("quay.io", Some("team/x"), Some("team")),
+        ("quay.io", Some("team/app"), Some("app")),
+        ("quay.io", Some("team/app/x"), Some("app")),
+        ("quay.io", Some("team/apple"), Some("team")),
+        ("docker.io", Some("library/busybox"), Some("hub")),
+        ("docker.io", Some("me/x"), Some("old")),
+        ("other.io", Some("team/x"), Some("other")),
+        ("other.io", Some("x"), None),
+        ("other.io", None, None),
+    ] {
+        let account = credentials.account(registry).unwrap();
+        let want = want.map(|name| password(name, "p"));
+        assert_eq!(account.of(repository), want.as_ref(), "{registry} {repository:?}");
+    }
+}
+
+#[test]
+fn what_is_stated_comes_first_and_is_not_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.json");
+    std::fs::write(
+        &file,
+        r#"{"auths": {"a.example": {"auth": "ZmlsZTpw"}, "b.example": {"auth": "ZmlsZTpw"}}}"#,
+    )
+    .unwrap();
+    let stated = |text: &str| Some(Stated { name: "VARIABLE".to_owned(), text: Secret::new(text) });
+    let text = r#"{"auths": {"a.example": {"auth": "c3RhdGVkOnA="}}}"#;
+    let mut credentials = Credentials { stated: stated(text), files: vec![file], ..Credentials::default() };
+    assert_eq!(credentials.lookup("a.example").unwrap(), Some(password("stated", "p")));
+    assert_eq!(credentials.lookup("b.example").unwrap(), Some(password("file", "p")));
+    credentials.stated = stated("hunter2");
+    let error = credentials.lookup("a.example").unwrap_err().to_string();
+    assert!(error.contains("`VARIABLE`") && !error.contains("hunter2"), "{error}");
+}
+
+#[test]
 fn files_that_hold_nothing() {
     for json in ["", "  \n", "{}", r#"{"auths": null}"#, r#"{"auths": {}, "credsStore": ""}"#] {
         assert_eq!(lookup(json, "docker.io").unwrap(), None, "{json}");
@@ -86,9 +141,11 @@ fn helpers_are_asked() {
     helper(dir.path(), "special", r#"echo '{"Username":"<token>","Secret":"refresh"}'"#);
     helper(dir.path(), "broken", "echo 'the keyring is locked'; exit 1");
     helper(dir.path(), "mumbling", "echo hunter2");
+    helper(dir.path(), "script", "echo 'pass: not found' >&2; exit 127");
+    helper(dir.path(), "mute", "exit 3");
     let file = dir.path().join("config.json");
     let json = r#"{"credsStore": "store", "auths": {"file.example": {"auth": "dTpw"}},
-        "credHelpers": {"gcr.example": "special", "b.example": "broken", "m.example": "mumbling",
+        "credHelpers": {"gcr.example": "special", "b.example": "broken", "m.example": "mumbling", "s.example": "script", "q.example": "mute",
                         "x.example": "missing", "p.example": "../../bin/sh"}}"#;
     std::fs::write(&file, json).unwrap();
     let credentials = Credentials {
@@ -108,6 +165,8 @@ fn helpers_are_asked() {
     for (registry, words) in [
         ("b.example", "the keyring is locked"),
         ("m.example", "not the JSON of a credential"),
+        ("s.example", "failed: pass: not found"),
+        ("q.example", "exit status: 3"),
         ("x.example", "not in any directory"),
         ("p.example", "not in any directory"),
     ] {

@@ -105,6 +105,18 @@ impl Compression {
         }
     }
 
+    /// The compression whose version this is, if this program makes those bytes still.
+    pub fn of_version(version: &str) -> Option<Self> {
+        let level = || version.split_once('-')?.1.split(' ').next()?.parse().ok();
+        let found = match version.split('-').next()? {
+            "none" => Self::None,
+            "gzip" => Self::Gzip { level: level()? },
+            "zstd" => Self::Zstd { level: level()? },
+            _ => return None,
+        };
+        (found.check().is_ok() && found.version() == version).then_some(found)
+    }
+
     /// How many bytes make one block.
     fn block(self) -> usize {
         match self {
@@ -123,13 +135,27 @@ impl Compression {
 /// # Errors
 /// Those of reading and writing; `InvalidInput` around a [`LevelError`].
 pub fn compress(
-    mut reader: impl Read,
+    reader: impl Read,
     writer: impl Write,
     compression: Compression,
     threads: usize,
 ) -> io::Result<(BlobDigest, u64)> {
-    compression.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let mut out = Counted { inner: writer, hasher: Hasher::new(), size: 0 };
+    compress_into(reader, &mut out, compression, threads)?;
+    Ok((BlobDigest(out.hasher.finish()), out.size))
+}
+
+/// The same for a writer that hashes what it is given: once is enough.
+///
+/// # Errors
+/// As [`compress`].
+pub fn compress_into(
+    mut reader: impl Read,
+    mut out: impl Write,
+    compression: Compression,
+    threads: usize,
+) -> io::Result<()> {
+    compression.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     match compression {
         Compression::None => {
             io::copy(&mut reader, &mut out)?;
@@ -138,8 +164,7 @@ pub fn compress(
             encode::blocks(&mut reader, &mut out, compression, threads)?;
         }
     }
-    out.flush()?;
-    Ok((BlobDigest(out.hasher.finish()), out.size))
+    out.flush()
 }
 
 /// Hashes and counts what passes through it.

@@ -142,3 +142,14 @@ fn levels_are_checked() {
         );
     }
 }
+
+#[test]
+fn versions_are_read_back() {
+    for compression in [Compression::None, Compression::GZIP, Compression::Zstd { level: 19 }] {
+        assert_eq!(Compression::of_version(&compression.version()), Some(compression));
+    }
+    // What came from outside, and what another version of this program made.
+    for other in ["gzip", "zstd", "gzip-6", "gzip-6 libdeflate-1.00 members-1M", "gzip-99 x", ""] {
+        assert_eq!(Compression::of_version(other), None, "{other}");
+    }
+}

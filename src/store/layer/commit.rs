@@ -106,6 +106,19 @@ pub fn write_tar(fs: BorrowedFd<'_>, marks: Marks, out: &mut dyn Write) -> Resul
     Ok(DiffId(stream.out.hash.finish()))
 }
 
+/// Digests the layer directory `fs` again, which [`commit`] made or [`super::apply`] unpacked: what it
+/// holds, and the archive that [`write_tar`] would write of it.
+///
+/// # Errors
+/// As [`commit`].
+pub fn measure(fs: BorrowedFd<'_>, marks: Marks) -> Result<(ContentDigest, DiffId), CommitError> {
+    let hash = Measured { hash: BackgroundHash::new(), inner: io::sink() };
+    let mut stream = Stream::new(hash, marks, None, Some(Content::new()));
+    stream.run(fs)?;
+    let content = stream.content.take().expect("it was given to the stream").finish();
+    Ok((content, DiffId(stream.out.hash.finish())))
+}
+
 struct Measured<W> {
     hash: BackgroundHash,
     inner: W,

@@ -40,5 +40,5 @@ pub use apply::{Applied, ApplyError, Devices, Ids, Limits, Options, apply};
 pub use archive::ArchiveError;
 pub use attributes::Marks;
 
-pub use commit::{CommitError, Committed, commit, write_tar};
+pub use commit::{CommitError, Committed, commit, measure, write_tar};
 pub use path::PathError;

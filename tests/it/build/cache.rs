@@ -155,3 +155,45 @@ fn two_builds_at_once_run_a_shared_step_once() {
     // One of them takes the step from the other; both have FROM from the store.
     assert_eq!(cached, 3);
 }
+
+/// Takes the files of all layers away, as somebody may who needs room.
+fn lose_layers(store: &Store) {
+    for layer in store.entries("layers") {
+        std::fs::remove_dir_all(store.root().join("layers").join(layer)).unwrap();
+    }
+}
+
+/// Two steps made the same, all of it is gone, and one of them makes something else now.
+#[test]
+fn a_layer_of_two_steps_that_is_gone() {
+    let Some(store) = Store::with_base() else { return };
+    let text = "FROM busybox AS a\n\
+                RUN --mount=type=cache,target=/c if test -e /c/seen; then echo y; else echo x; fi >/f; touch /c/seen\n\
+                FROM busybox AS b\nRUN echo x >/f\n\
+                FROM busybox\nCOPY --from=a /f /a\nCOPY --from=b /f /b\nRUN cat /a /b >/all\n";
+    let context = context(text, &[]);
+    store.build_id(&context, &["-t", "app"]);
+    assert_eq!(store.stave(["run", "--rm", "app", "cat", "/all"]).ok().text(), "x\nx");
+    lose_layers(&store);
+    store.build_id(&context, &["-t", "app"]);
+    assert_eq!(store.stave(["run", "--rm", "app", "cat", "/all"]).ok().text(), "y\nx");
+}
+
+/// However many layers are gone, each step runs once more.
+#[test]
+fn a_chain_of_layers_that_are_gone() {
+    let Some(store) = Store::with_base() else { return };
+    let step = |n: usize| format!("RUN --mount=type=cache,target=/c echo {n} >>/c/ran; echo {n} >/{n}\n");
+    let text = format!("FROM busybox\n{}", (0..6).map(step).collect::<String>());
+    let context = context(&text, &[]);
+    let ran = || -> usize {
+        let file = |mount: String| store.root().join("mounts").join(mount).join("ran");
+        let mounts = store.entries("mounts").into_iter().map(file);
+        mounts.map(|file| std::fs::read_to_string(file).unwrap().lines().count()).sum()
+    };
+    store.build_id(&context, &["-t", "app"]);
+    assert_eq!(ran(), 6);
+    lose_layers(&store);
+    store.build_id(&context, &["-t", "app"]);
+    assert_eq!(ran(), 12);
+}

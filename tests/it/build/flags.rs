@@ -264,19 +264,3 @@ fn attestations_can_only_be_left_out() {
         store.build(&folder, &[flag]).code(2).says(&[says]);
     }
 }
-
-#[test]
-fn remote_caches_are_read_as_flags_and_not_used_yet() {
-    let Some(store) = Store::with_base() else { return };
-    let folder = context("FROM scratch\nCOPY Dockerfile /\n", &[]);
-    let flags = ["--cache-from=user/app", "--cache-from=type=gha", "--cache-to=type=inline"];
-    store.build(&folder, &flags).ok().says(&["--cache-from: ", "--cache-to: ", "not written yet"]);
-    for (flag, says) in [
-        ("--cache-from=type=magic", "`magic`"),
-        ("--cache-from=type=inline", "only be written"),
-        ("--cache-to=type=registry", "`ref=…`"),
-        ("--cache-to=type=local,dest=x,mode=most", "min or max"),
-    ] {
-        store.build(&folder, &[flag]).code(2).says(&[says]);
-    }
-}

@@ -11,6 +11,8 @@ pub mod events;
 mod exported;
 pub mod processes;
 pub mod registry;
+pub mod served;
+pub mod stores;
 
 use std::ffi::OsStr;
 use std::io::Write;

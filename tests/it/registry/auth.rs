@@ -144,7 +144,7 @@ async fn basic_goes_to_the_registry() {
 
 #[tokio::test]
 async fn evil_realms_get_nothing() {
-    // S28: over plain HTTP to elsewhere, to other schemes, to the cloud's own address.
+    // Over plain HTTP to elsewhere, to other schemes, to the cloud's own address.
     for realm in [
         "http://evil.example/token",
         "http://169.254.169.254/token",
@@ -163,7 +163,7 @@ async fn evil_realms_get_nothing() {
 
 #[tokio::test]
 async fn a_host_that_was_redirected_to_cannot_ask() {
-    // S26, CVE-2020-15157: the other host answers 401 and names itself as token server.
+    // CVE-2020-15157: the other host answers 401 and names itself as token server.
     let trap = Server::start(|_| Reply::new(200).json(GOOD));
     let address = format!("http://{}/token", trap.host());
     let elsewhere = Server::start_on([127, 0, 0, 2], None, move |_| {
@@ -214,5 +214,141 @@ async fn a_token_that_is_refused_is_fetched_anew_once() {
         assert!(error.contains("does not accept"), "{error}");
         assert_eq!(tokens.seen().len(), tries);
         assert_eq!(registry.seen().len(), 2 * tries);
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_without_oauth_takes_the_identity_token_for_a_password() {
+    // `:a+b`, as Basic has it.
+    const WITHOUT_NAME: &str = "Basic OmErYg==";
+    for status in [404, 405] {
+        let tokens = Server::start(move |seen| match (seen.method.as_str(), seen.header("authorization")) {
+            ("POST", None) => Reply::new(status),
+            ("GET", Some(WITHOUT_NAME)) => Reply::new(200).json(GOOD),
+            _ => Reply::new(401),
+        });
+        let registry = token_registry(realm(&tokens));
+        let given = [(registry.host(), Credential::IdentityToken(Secret::new("a+b")))].into();
+        let options = Options { credentials: Credentials { given, ..Credentials::default() }, ..quick() };
+        let client = Client::new(options).unwrap();
+        assert_eq!(fetch(&client, &registry, &blob_of(b"blob")).await.unwrap(), b"blob");
+        assert_eq!(
+            tokens.lines(),
+            [
+                "POST /token?extra=1",
+                "GET /token?extra=1&service=registry+%22x%22&scope=repository%3Aa%3Apull"
+            ]
+        );
+    }
+}
+
+/// A registry with one upload that takes pieces, and whose tokens are good for three requests each.
+fn short_lived(realm: String, challenge: &'static str) -> Server {
+    let used = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+    let stored = std::sync::Mutex::new(0);
+    Server::start(move |seen| {
+        let token = seen.header("authorization").unwrap_or_default().to_owned();
+        let mut used = used.lock().unwrap();
+        let count = used.entry(token.clone()).or_default();
+        *count += 1;
+        if !token.starts_with("Bearer t") || *count > 3 {
+            return Reply::new(401)
+                .header("WWW-Authenticate", format!("Bearer realm=\"{realm}\",service=\"s\"{challenge}"));
+        }
+        let mut stored = stored.lock().unwrap();
+        match seen.method.as_str() {
+            "POST" => Reply::new(202).header("Location", "/session"),
+            "PATCH" => {
+                *stored += seen.body.len();
+                Reply::new(202).header("Location", "/session").header("Range", format!("0-{}", *stored - 1))
+            }
+            "PUT" => Reply::new(201),
+            "GET" => {
+                Reply::new(204).header("Location", "/session").header("Range", format!("0-{}", *stored - 1))
+            }
+            _ => Reply::new(404),
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_token_may_end_in_the_middle_of_an_upload() {
+    for challenge in [",error=\"invalid_token\"", ""] {
+        let number = std::sync::atomic::AtomicUsize::new(0);
+        let tokens = Server::start(move |_| {
+            let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Reply::new(200).json(&format!(r#"{{"token":"t{number}","expires_in":300}}"#))
+        });
+        let registry = short_lived(realm(&tokens), challenge);
+        let host = registry.host();
+        let options = configured(&format!("[registry.\"{host}\"]\nupload-chunk = 65536"));
+        let bytes = noise(10 * 65_536);
+        let source = {
+            let bytes = bytes.clone();
+            move |from: u64| {
+                Ok(Box::new(std::io::Cursor::new(bytes[from as usize..].to_vec()))
+                    as Box<dyn std::io::Read + Send>)
+            }
+        };
+        let client = Client::new(options).unwrap();
+        client.push_blob(&reference(&host, "a"), &blob_of(&bytes), None, &source, &step()).await.unwrap();
+        // Each piece arrived once for good: what was refused does not count.
+        let pieces: Vec<String> = registry
+            .seen()
+            .iter()
+            .filter(|seen| seen.method == "PATCH" && seen.body.len() == 65_536)
+            .filter_map(|seen| seen.header("content-range").map(str::to_owned))
+            .collect();
+        let mut once = pieces.clone();
+        once.dedup();
+        assert_eq!(once.len(), 10, "{pieces:?}");
+        assert!(tokens.seen().len() >= 4, "a token is good for three requests");
+    }
+}
+
+#[tokio::test]
+async fn a_shared_token_that_others_used_up_is_renewed() {
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let tokens = Server::start(move |_| {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Reply::new(200).json(&format!(r#"{{"token":"t{number}","expires_in":300}}"#))
+    });
+    let registry = Arc::new(short_lived(realm(&tokens), ",error=\"invalid_token\""));
+    let client = client();
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        let (client, registry) = (client.clone(), Arc::clone(&registry));
+        tasks.push(tokio::spawn(async move {
+            let name = reference(&registry.host(), "a");
+            for _ in 0..5 {
+                assert!(!client.has_blob(&name, Digest::of(b"x")).await.unwrap());
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_has_credentials_of_its_own() {
+    let registry = Server::start(|seen| match seen.header("authorization") {
+        None => Reply::new(401).header("WWW-Authenticate", "Basic"),
+        // `team:p` and `whole:p`.
+        Some("Basic dGVhbTpw") if seen.path.starts_with("/v2/team/") => blob_reply(seen, b"blob"),
+        Some("Basic d2hvbGU6cA==") if seen.path.starts_with("/v2/other/") => blob_reply(seen, b"blob"),
+        Some(_) => Reply::new(403),
+    });
+    let (host, dir) = (registry.host(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("auth.json");
+    let text =
+        format!(r#"{{"auths":{{"{host}":{{"auth":"d2hvbGU6cA=="}},"{host}/team":{{"auth":"dGVhbTpw"}}}}}}"#);
+    std::fs::write(&file, text).unwrap();
+    let credentials = Credentials { files: vec![file], ..Credentials::default() };
+    let client = Client::new(Options { credentials, ..quick() }).unwrap();
+    for name in ["team/a", "other/a"] {
+        let mut bytes = Vec::new();
+        client.blob(&reference(&host, name), &blob_of(b"blob"), &mut bytes, &step()).await.unwrap();
+        assert_eq!(bytes, b"blob");
     }
 }

@@ -18,7 +18,7 @@ fn source(bytes: &[u8]) -> impl Fn(u64) -> std::io::Result<Box<dyn Read + Send>>
 }
 
 /// Pushes an image, pulls it again, and compares.
-async fn there_and_back(client: &Client, host: &str) {
+pub(super) async fn there_and_back(client: &Client, host: &str) {
     let (config, layer) = (br#"{"architecture":"amd64","os":"linux"}"#.to_vec(), noise(5 << 20));
     let manifest = manifest_of(&config, &layer);
     let name = reference(host, "some/app:1");
@@ -83,7 +83,7 @@ async fn as_a_mirror() {
 }
 
 /// `user` and [`PASSWORD`], as htpasswd writes it.
-const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
+pub(super) const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
 #[tokio::test]
 async fn htpasswd() {

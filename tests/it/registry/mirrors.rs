@@ -120,17 +120,63 @@ async fn pushes_go_past_mirrors() {
 }
 
 #[tokio::test]
-async fn proxies_are_used_but_not_for_loopback() {
-    let bytes = manifest_of(b"a", b"b");
-    let reply = manifest_reply(&bytes);
-    let proxy = Server::start(move |_| reply.clone());
+async fn what_is_about_to_be_written_is_read_at_the_registry() {
+    // The mirror still has a list without what was added since, and manifests that the registry has not.
+    let stale = manifest_reply(&manifest_of(b"a", b"b"));
+    let mirror = Server::start(move |_| stale.clone());
+    let origin = Server::start(|seen| if seen.method == "PUT" { Reply::new(201) } else { Reply::new(404) });
+    let client = Client::new(mirrored(&origin, &[mirror.host()])).unwrap();
+    let subject = serde_json::json!({ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"s"), "size": 1 });
+    let mut referrer: serde_json::Value = serde_json::from_slice(&manifest_of(b"c", b"d")).unwrap();
+    referrer["subject"] = subject;
+    let bytes = referrer.to_string().into_bytes();
+    let name = reference(&origin.host(), "a").with_digest(Digest::of(&bytes));
+    client.push_manifest(&name, &OCI_MANIFEST.into(), &bytes).await.unwrap();
+    let there = reference(&origin.host(), "a").with_digest(Digest::of(&manifest_of(b"a", b"b")));
+    assert!(client.resolve_at_origin(&there).await.unwrap_err().is_not_found());
+    assert!(mirror.seen().is_empty(), "{:?}", mirror.lines());
+    assert!(client.resolve(&there).await.is_ok(), "who only reads asks it");
+}
+
+#[tokio::test]
+async fn a_mirror_that_says_nothing_is_waited_for_once() {
     let origin = blob_server(b"blob".to_vec());
-    let mut options = configured("[registry.\"r.example\"]\nmirrors = [\"http://mirror.example\"]");
-    options.proxies.http = Some(Secret::new(format!("http://user:hunter2@{}", proxy.host())));
-    assert!(!format!("{options:?}").contains("hunter2"));
+    let mirror = Server::start(|_| Reply::hang());
+    let options = Options {
+        idle_timeout: std::time::Duration::from_millis(200),
+        ..mirrored(&origin, &[mirror.host()])
+    };
     let client = Client::new(options).unwrap();
-    assert_eq!(client.manifest(&reference("r.example", "a:1")).await.unwrap().bytes, bytes);
-    assert_eq!(proxy.lines(), ["GET http://mirror.example/v2/a/manifests/1"]);
-    assert_eq!(fetch(&client, &origin, &blob_of(b"blob")).await.unwrap(), b"blob");
-    assert_eq!(proxy.seen().len(), 1);
+    for _ in 0..3 {
+        assert_eq!(fetch(&client, &origin, &blob_of(b"blob")).await.unwrap(), b"blob");
+    }
+    assert_eq!(mirror.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn mirrors_that_are_behind_need_not_be_asked_about_tags() {
+    let (old, new) = (manifest_of(b"old", b"l"), manifest_of(b"new", b"l"));
+    let (stale, fresh) = (manifest_reply(&old), manifest_reply(&new));
+    let wanted = Digest::of(&new);
+    let answers = new.clone();
+    let mirror = Server::start(move |seen| {
+        let by_digest = seen.path.ends_with(&wanted.to_string());
+        if by_digest { manifest_reply(&answers) } else { stale.clone() }
+    });
+    let origin = Server::start(move |_| fresh.clone());
+    let text = |more: &str| {
+        format!("[registry.\"{}\"]\nmirrors = [\"http://{}\"]\n{more}", origin.host(), mirror.host())
+    };
+    let name = reference(&origin.host(), "a:1");
+    let client = Client::new(configured(&text(""))).unwrap();
+    assert_eq!(client.manifest(&name).await.unwrap().bytes, old);
+    let client = Client::new(configured(&text("tags-from-mirrors = false"))).unwrap();
+    let (before, origins) = (mirror.seen().len(), origin.seen().len());
+    assert_eq!(client.resolve(&name).await.unwrap().digest, wanted);
+    assert_eq!(mirror.seen().len(), before, "a tag is the registry's own to say");
+    assert_eq!(origin.seen().len(), origins + 1);
+    // What has a digest is the same everywhere.
+    assert_eq!(client.manifest(&name.with_digest(wanted)).await.unwrap().bytes, new);
+    assert_eq!(mirror.seen().len(), before + 1);
+    assert_eq!(origin.seen().len(), origins + 1);
 }

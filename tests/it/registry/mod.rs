@@ -1,14 +1,26 @@
 //! The registry client against servers: ones of our own that misbehave, and Debian's
 //! `docker-registry` where it is installed. All on loopback.
 
+mod attacks;
 mod auth;
 mod distribution;
+mod embedded;
+mod faults;
+mod image;
+mod images;
+mod login;
 mod mirrors;
+mod proxies;
 mod pull;
 mod push;
 mod redirects;
+mod referrers;
+mod relay;
+mod resume;
 pub mod server;
-mod tls;
+mod tags;
+pub mod tls;
+mod upload;
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ fn manifest_server(reply: Reply) -> Server {
 #[tokio::test]
 async fn a_manifest_is_what_arrived() {
     let bytes = manifest_of(b"config", b"layer");
-    // S21: the header names other bytes, and nobody minds what it says.
+    // The header names other bytes, and nobody minds what it says.
     let lie = Digest::of(b"other").to_string();
     let server = manifest_server(
         Reply::new(200)
@@ -55,7 +55,7 @@ async fn a_manifest_has_the_digest_that_was_asked_for() {
 
 #[tokio::test]
 async fn a_name_must_own_its_digest() {
-    // S30: the digest exists, in another repository.
+    // The digest exists, in another repository.
     let bytes = manifest_of(b"a", b"b");
     let digest = Digest::of(&bytes);
     let reply = manifest_reply(&bytes);
@@ -76,7 +76,7 @@ async fn a_name_must_own_its_digest() {
 
 #[tokio::test]
 async fn ambiguous_and_contradictory_manifests() {
-    // S22, CVE-2021-41190.
+    // CVE-2021-41190.
     let manifest = String::from_utf8(manifest_of(b"a", b"b")).unwrap();
     let both = manifest.replace("\"layers\"", "\"manifests\":[],\"layers\"");
     for (bytes, kind, words) in [
@@ -94,7 +94,6 @@ async fn ambiguous_and_contradictory_manifests() {
 
 #[tokio::test]
 async fn manifests_and_configs_are_bounded() {
-    // S24.
     let limit = |error: stave::registry::RegistryError| {
         matches!(*error.failure, Failure::TooLarge { limit: 4_194_304, .. })
     };
@@ -144,7 +143,6 @@ async fn configs_are_checked() {
 
 #[tokio::test]
 async fn blobs_of_wrong_bytes_or_size() {
-    // S20.
     let right = noise(100_000);
     let wanted = blob_of(&right);
     let mut wrong = right.clone();
@@ -203,13 +201,29 @@ async fn a_registry_without_ranges_sends_all_again() {
 #[tokio::test]
 async fn wrong_ranges_and_endless_cuts_are_given_up() {
     let right = noise(10_000);
+    // A range that is another is none: all is asked for again, and what is here is skipped.
+    for refusal in [
+        Reply::new(206).header("Content-Range", "bytes 0-4999/10000").body(&right[..5_000]),
+        Reply::new(206).body(&right[5_000..]),
+        Reply::new(416),
+    ] {
+        let (bytes, tries) = (right.clone(), AtomicUsize::new(0));
+        let server = Server::start(move |seen| match seen.header("range") {
+            Some(_) => refusal.clone(),
+            None if seen.path == "/v2/" => Reply::new(200),
+            None if tries.fetch_add(1, Ordering::SeqCst) == 0 => blob_reply(seen, &bytes).cut(5_000),
+            None => blob_reply(seen, &bytes),
+        });
+        assert_eq!(fetch(&client(), &server, &blob_of(&right)).await.unwrap(), right);
+        assert_eq!(server.seen().len(), 3);
+    }
     let bytes = right.clone();
     let server = Server::start(move |seen| match seen.header("range") {
         None => blob_reply(seen, &bytes).cut(5_000),
         Some(_) => Reply::new(206).header("Content-Range", "bytes 0-4999/10000").body(&bytes[..5_000]),
     });
     let error = fetch(&client(), &server, &blob_of(&right)).await.unwrap_err();
-    assert!(error.contains("another range"), "{error}");
+    assert!(error.contains("broke"), "{error}");
     let bytes = right.clone();
     let server = Server::start(move |seen| blob_reply(seen, &bytes).cut(10));
     let error = fetch(&client(), &server, &blob_of(&right)).await.unwrap_err();
@@ -265,6 +279,24 @@ async fn silence_ends() {
 }
 
 #[tokio::test]
+async fn what_was_tried_often_enough_is_not_tried_again() {
+    // A blob is asked for as often as the options say, not as often as that for each of those.
+    let server = Server::start(|seen| Reply::new(if seen.path == "/v2/" { 200 } else { 503 }));
+    let error = fetch(&client(), &server, &blob_of(b"blob")).await.unwrap_err();
+    assert!(error.contains("answered 503"), "{error}");
+    assert_eq!(server.seen().len(), 4);
+    // Bytes that come are no reason to count anew unless there are many.
+    let right = noise(10_000);
+    let bytes = right.clone();
+    let server = Server::start(move |seen| match seen.header("range") {
+        None => blob_reply(seen, &bytes).cut(5_000),
+        Some(_) => Reply::new(503),
+    });
+    fetch(&client(), &server, &blob_of(&right)).await.unwrap_err();
+    assert_eq!(server.seen().len(), 5);
+}
+
+#[tokio::test]
 async fn nobody_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -281,7 +313,7 @@ async fn resolving_asks_for_little() {
     let found = client().resolve(&reference(&server.host(), "a:1")).await.unwrap();
     assert_eq!((found.digest, found.size), (Digest::of(&bytes), bytes.len() as u64));
     assert_eq!(server.lines(), ["HEAD /v2/a/manifests/1"]);
-    // Without the digest, with a digest that is none (S23), or with another than the one asked for,
+    // Without the digest, with a digest that is none, or with another than the one asked for,
     // the bytes decide.
     let asked = Digest::of(&bytes);
     for header in [None, Some("sha256:../../x".to_owned()), Some(Digest::of(b"lie").to_string())] {
@@ -323,4 +355,127 @@ async fn a_sink_that_fails_ends_it() {
     let error = client().blob(&name, &blob_of(&noise(1_000)), &mut sink, &step()).await.unwrap_err();
     assert!(error.to_string().ends_with("cannot write what arrived: disk full"), "{error}");
     assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_digest_names_may_be_a_moment_late() {
+    let bytes = manifest_of(b"a", b"b");
+    let (digest, late) = (Digest::of(&bytes), AtomicUsize::new(0));
+    let reply = manifest_reply(&bytes);
+    let server = Server::start(move |seen| match late.fetch_add(1, Ordering::SeqCst) {
+        // How the host is spoken to, the first try of the manifest and that of the blob.
+        0 | 1 | 3 => Reply::new(404),
+        _ if seen.path.contains("/manifests/") => reply.clone(),
+        _ => blob_reply(seen, b"blob"),
+    });
+    let client = client();
+    let name = reference(&server.host(), "a");
+    assert_eq!(client.manifest(&name.with_digest(digest)).await.unwrap().bytes, bytes);
+    assert_eq!(fetch(&client, &server, &blob_of(b"blob")).await.unwrap(), b"blob");
+    // A tag that is not there is not there, and nothing is missing for ever.
+    let server = Server::start(|_| Reply::new(404));
+    let name = reference(&server.host(), "a:1");
+    assert!(client.manifest(&name).await.unwrap_err().is_not_found());
+    assert_eq!(server.seen().len(), 1);
+    let error = fetch(&client, &server, &blob_of(b"blob")).await.unwrap_err();
+    assert!(error.contains("has no such blob"), "{error}");
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_registry_may_want_a_long_pause() {
+    // In seconds, and as a date seen from the answer's own.
+    let date = "Sun, 06 Nov 1994 09:49:37 GMT";
+    for reply in [
+        Reply::new(429).header("Retry-After", "3600"),
+        Reply::new(503).header("Retry-After", date).header("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let server = manifest_server(reply);
+        let error = client().manifest(&reference(&server.host(), "a")).await.unwrap_err();
+        assert!(error.to_string().contains("it wants a pause of 3600 s"), "{error}");
+        assert!(error.hint().is_some());
+        assert_eq!(server.seen().len(), 1, "it is not asked again before that");
+    }
+    // One that is over, and one that is none, delay nothing.
+    for after in ["Sun, 06 Nov 1994 08:49:36 GMT", "soon", "-7"] {
+        let tries = AtomicUsize::new(0);
+        let server = Server::start(move |seen| match tries.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::new(404),
+            1 => Reply::new(429).header("Retry-After", after).header("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            _ => blob_reply(seen, b"blob"),
+        });
+        assert_eq!(fetch(&client(), &server, &blob_of(b"blob")).await.unwrap(), b"blob");
+    }
+}
+
+#[tokio::test]
+async fn drops_are_no_answer() {
+    // A byte now and then is no silence, and is given up all the same.
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/v2/" => Reply::new(200),
+        _ => Reply::new(200).dripping(Duration::from_millis(20)),
+    });
+    let mut options = Options { idle_timeout: Duration::from_millis(200), ..quick() };
+    options.retry.attempts = 2;
+    let client = Client::new(options).unwrap();
+    let error = client.manifest(&reference(&server.host(), "a")).await.unwrap_err();
+    assert!(matches!(*error.failure, Failure::Slow { .. }), "{error}");
+    assert!(error.to_string().contains("took more than 1 seconds to send the manifest"), "{error}");
+    // So is one in an error's words; what came of them is told.
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/v2/" => Reply::new(200),
+        _ => Reply::new(403).body("no way").dripping(Duration::from_millis(20)),
+    });
+    let error = client.manifest(&reference(&server.host(), "a")).await.unwrap_err();
+    assert!(error.to_string().contains("denies access: no way"), "{error}");
+}
+
+#[tokio::test]
+async fn registries_may_warn() {
+    let bytes = manifest_of(b"a", b"b");
+    let reply = manifest_reply(&bytes)
+        .header("Warning", "299 - \"this image is \\\"old\\\"\u{9b}2J\"")
+        .header("Warning", "199 other \"not for people\"");
+    let server = manifest_server(reply);
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = std::sync::Arc::clone(&told);
+    let warn = stave::registry::Warn::new(move |text| sink.lock().unwrap().push(text.to_owned()));
+    let client = Client::new(Options { warn: Some(warn), ..quick() }).unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.manifest(&reference(&server.host(), "a")).await.unwrap().bytes, bytes);
+    }
+    let want = format!("`{}` says: this image is \"old\"\\u{{9b}}2J", server.host());
+    assert_eq!(*told.lock().unwrap(), [want]);
+}
+
+#[tokio::test]
+async fn a_manifest_that_its_registry_contradicts_is_asked_for_again() {
+    // Spoiled on the way once: without the digest in the header nothing would show it.
+    let bytes = manifest_of(b"a", b"b");
+    let spoiled = String::from_utf8(bytes.clone()).unwrap().replace("tar+gzip", "tar+gzjp");
+    let (right, digest, tries) =
+        (manifest_reply(&bytes), Digest::of(&bytes).to_string(), AtomicUsize::new(0));
+    let first = Reply::new(200)
+        .header("Content-Type", OCI_MANIFEST)
+        .header("Docker-Content-Digest", &digest)
+        .body(spoiled.clone());
+    let server = Server::start(move |seen| match seen.path.as_str() {
+        "/v2/" => Reply::new(200),
+        _ if tries.fetch_add(1, Ordering::SeqCst) == 0 => first.clone(),
+        _ => right.clone(),
+    });
+    let name = reference(&server.host(), "a:1");
+    assert_eq!(client().manifest(&name).await.unwrap().bytes, bytes);
+    assert_eq!(server.seen().len(), 2);
+    // Another each time is none.
+    let tries = AtomicUsize::new(0);
+    let server = Server::start(move |_| {
+        let body = spoiled.replace("gzjp", &format!("gz{}", tries.fetch_add(1, Ordering::SeqCst)));
+        Reply::new(200)
+            .header("Content-Type", OCI_MANIFEST)
+            .header("Docker-Content-Digest", &digest)
+            .body(body)
+    });
+    let error = client().manifest(&reference(&server.host(), "a:1")).await.unwrap_err();
+    assert!(matches!(*error.failure, Failure::WrongDigest { .. }), "{error}");
 }

@@ -11,7 +11,7 @@ use super::*;
 
 /// A registry with one upload session, which keeps what arrived. `finals` are the answers to the
 /// first PUTs; later ones succeed.
-fn upload_server(forgetful: bool) -> (Server, Arc<Mutex<Vec<u8>>>) {
+pub(super) fn upload_server(forgetful: bool) -> (Server, Arc<Mutex<Vec<u8>>>) {
     let stored: Arc<Mutex<Vec<u8>>> = Arc::default();
     let shared = Arc::clone(&stored);
     let server = Server::start(move |seen| {
@@ -156,7 +156,9 @@ async fn refusals_are_told() {
     let error =
         client().push_blob(&name, &blob_of(b"x"), None, &source(b"x".to_vec()), &step()).await.unwrap_err();
     assert!(error.to_string().contains("answered 400: bad digest (DIGEST_INVALID)"), "{error}");
-    assert_eq!(server.seen().len(), 3);
+    // It is told that nobody goes on with the upload.
+    let lines = server.lines();
+    assert_eq!((lines.len(), lines[3].as_str()), (4, "DELETE /session"));
     let server = Server::start(|seen| Reply::new(if seen.method == "POST" { 202 } else { 404 }));
     let name = reference(&server.host(), "a");
     let error =
@@ -209,4 +211,42 @@ async fn manifests_are_pushed_under_tag_or_digest() {
     let error = client().push_manifest(&other, &OCI_MANIFEST.into(), &bytes).await.unwrap_err();
     assert!(matches!(*error.failure, Failure::WrongDigest { .. }));
     assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_manifest_that_arrives_as_another_is_no_success() {
+    let bytes = manifest_of(b"a", b"b");
+    let other = Digest::of(b"other").to_string();
+    for (has_ours, fine) in [(200, true), (404, false)] {
+        let stated = other.clone();
+        let server = Server::start(move |seen| match seen.method.as_str() {
+            "PUT" => Reply::new(201).header("Docker-Content-Digest", &stated),
+            _ => Reply::new(has_ours),
+        });
+        let name = reference(&server.host(), "a:1");
+        match client().push_manifest(&name, &OCI_MANIFEST.into(), &bytes).await {
+            // It says so of whatever it is sent.
+            Ok(pushed) => assert!(fine && pushed.digest == Digest::of(&bytes)),
+            Err(error) => {
+                assert!(!fine && error.to_string().contains("stored something else"), "{error}");
+                assert!(error.to_string().contains(&other) && error.hint().is_some());
+            }
+        }
+        assert_eq!(server.lines().last().unwrap(), &format!("HEAD /v2/a/manifests/{}", Digest::of(&bytes)));
+    }
+    // Spoiled once, and mended by sending it again.
+    let arrived = std::sync::Mutex::new(Vec::new());
+    let right = Digest::of(&bytes);
+    let server = Server::start(move |seen| {
+        let mut arrived = arrived.lock().unwrap();
+        if seen.method == "PUT" {
+            let digest = if arrived.is_empty() { Digest::of(b"spoiled") } else { Digest::of(&seen.body) };
+            arrived.push(digest);
+            return Reply::new(201).header("Docker-Content-Digest", digest.to_string());
+        }
+        Reply::new(if arrived.contains(&right) { 200 } else { 404 })
+    });
+    let name = reference(&server.host(), "a:1");
+    client().push_manifest(&name, &OCI_MANIFEST.into(), &bytes).await.unwrap();
+    assert_eq!(server.seen().iter().filter(|seen| seen.method == "PUT").count(), 2);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stave::registry::{Client, Options};
+use stave::registry::{Client, Failure, Options};
 
 use super::server::{Reply, Server};
 use super::tls::{Authority, certs_dir};
@@ -18,7 +18,7 @@ fn redirecting(status: u16, location: impl Fn(&Seen) -> String + Send + Sync + '
 
 #[tokio::test]
 async fn credentials_stay_with_their_host() {
-    // S27: another address, and the same address with another port.
+    // Another address, and the same address with another port.
     for ip in [[127, 0, 0, 2], [127, 0, 0, 1]] {
         for status in [301, 302, 303, 307, 308] {
             let storage = Server::start_on(ip, None, |seen| {
@@ -123,4 +123,32 @@ async fn what_is_being_sent_is_not_redirected() {
     let error = client().push_manifest(&name, &OCI_MANIFEST.into(), &bytes).await.unwrap_err().to_string();
     assert!(error.contains("sends elsewhere"), "{error}");
     assert!(trap.seen().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_being_sent_may_move_within_its_origin() {
+    for status in [307, 308] {
+        let registry = Server::start(move |seen| match (seen.header("authorization"), seen.path.as_str()) {
+            (Some(BASIC), "/moved") => Reply::new(201),
+            (Some(BASIC), _) => Reply::new(status).header("Location", "/moved"),
+            _ => Reply::new(401).header("WWW-Authenticate", "Basic"),
+        });
+        let client = client_with_password(&[&registry.host()]);
+        let bytes = manifest_of(b"a", b"b");
+        client
+            .push_manifest(&reference(&registry.host(), "a:1"), &OCI_MANIFEST.into(), &bytes)
+            .await
+            .unwrap();
+        let last = registry.seen().pop().unwrap();
+        assert_eq!((last.line().as_str(), last.body.as_slice()), ("PUT /moved", bytes.as_slice()));
+    }
+    // A redirect that would turn it into a question is none that can be followed.
+    for status in [301, 302, 303] {
+        let registry = Server::start(move |_| Reply::new(status).header("Location", "/moved"));
+        let name = reference(&registry.host(), "a:1");
+        let bytes = manifest_of(b"a", b"b");
+        let error = client().push_manifest(&name, &OCI_MANIFEST.into(), &bytes).await.unwrap_err();
+        assert!(matches!(*error.failure, Failure::Redirect { .. }), "{error}");
+        assert_eq!(registry.lines(), ["PUT /v2/a/manifests/1"]);
+    }
 }

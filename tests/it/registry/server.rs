@@ -25,6 +25,11 @@ impl Seen {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// All headers as they came.
+    pub fn headers_text(&self) -> String {
+        self.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+    }
+
     /// `GET /v2/x`.
     pub fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
@@ -40,13 +45,18 @@ pub struct Reply {
     stated: Option<Option<u64>>,
     cut: Option<usize>,
     endless: bool,
+    drip: Option<Duration>,
     hang: bool,
 }
 
 impl Reply {
     pub fn new(status: u16) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
-        Self { status, headers, body, stated: None, cut: None, endless: false, hang: false }
+        Self { status, headers, body, stated: None, cut: None, endless: false, drip: None, hang: false }
+    }
+
+    pub fn set_status(&mut self, status: u16) {
+        self.status = status;
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -83,6 +93,13 @@ impl Reply {
     /// Goes on sending after the body until nobody listens, without stating a length.
     pub fn endless(mut self) -> Self {
         self.endless = true;
+        self.stated = Some(None);
+        self
+    }
+
+    /// Goes on with a byte after each of these pauses until nobody listens.
+    pub fn dripping(mut self, pause: Duration) -> Self {
+        self.drip = Some(pause);
         self.stated = Some(None);
         self
     }
@@ -228,6 +245,11 @@ fn send(stream: &mut dyn Stream, seen: &Seen, reply: &Reply) -> std::io::Result<
     stream.write_all(head.as_bytes())?;
     if seen.method != "HEAD" {
         stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())])?;
+        while let Some(pause) = reply.drip {
+            stream.flush()?;
+            std::thread::sleep(pause);
+            stream.write_all(b" ")?;
+        }
         if reply.endless {
             loop {
                 stream.write_all(&[b' '; 16 << 10])?;

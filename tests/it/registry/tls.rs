@@ -153,7 +153,7 @@ async fn a_client_certificate_is_shown() {
 
 #[tokio::test]
 async fn https_never_falls_back_to_http_unasked() {
-    // S29. A registry on loopback that is configured to be secure stands for one that is elsewhere.
+    // A registry on loopback that is configured to be secure stands for one that is elsewhere.
     let plain = blob_server(b"blob".to_vec());
     let secure = configured(&format!("[registry.\"{}\"]\ninsecure = false", plain.host()));
     let error = fetch(&Client::new(secure).unwrap(), &plain, &blob_of(b"blob")).await.unwrap_err();

@@ -199,6 +199,47 @@ fn an_oci_layout_stands_in_for_an_image() {
 }
 
 #[test]
+fn a_layout_that_says_another_layer_is_its_own_is_refused() {
+    use serde_json::{Value, json};
+    let store = Store::empty();
+    let layout = |name: &str, text: &str| {
+        let folder = store.path(name);
+        let made = context("FROM scratch\nCOPY f /f\n", &[("f", text)]);
+        store.build(&made, &["-o", &format!("type=oci,tar=false,dest={folder},name=example.org/i:v1")]).ok();
+        folder
+    };
+    let (folder, other) = (layout("layout", "text"), layout("other", "other text"));
+    let read = |path: String| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let blob =
+        |folder: &str, digest: &Value| format!("{folder}/blobs/sha256/{}", &digest.as_str().unwrap()[7..]);
+    let manifest = |folder: &str| {
+        let index = read(format!("{folder}/index.json"));
+        read(blob(folder, &index["manifests"][0]["digest"]))
+    };
+    let (mut lie, theirs) = (manifest(&folder), manifest(&other));
+    lie["layers"] = theirs["layers"].clone();
+    let layer = &theirs["layers"][0]["digest"];
+    std::fs::copy(blob(&other, layer), blob(&folder, layer)).unwrap();
+    let bytes = lie.to_string();
+    let digest = json!(stave::digest::Digest::of(bytes.as_bytes()).to_string());
+    std::fs::write(blob(&folder, &digest), &bytes).unwrap();
+    let mut index = read(format!("{folder}/index.json"));
+    index["manifests"][0]["digest"] = digest;
+    index["manifests"][0]["size"] = json!(bytes.len());
+    std::fs::write(format!("{folder}/index.json"), index.to_string()).unwrap();
+    let dockerfile = context("FROM base\nLABEL a=b\n", &[]);
+    let archive = store.path("out.tar");
+    let flags = |folder: &str| {
+        [format!("--build-context=base=oci-layout://{folder}"), format!("-otype=oci,dest={archive}")]
+    };
+    let refused = Store::empty();
+    for _ in 0..2 {
+        refused.build(&dockerfile, &flags(&folder).each_ref().map(String::as_str)).code(1);
+    }
+    Store::empty().build(&dockerfile, &flags(&other).each_ref().map(String::as_str)).ok();
+}
+
+#[test]
 fn a_layout_of_skopeo_is_read() {
     if !has(&["skopeo"]) {
         return;

@@ -4,7 +4,7 @@
 mod contexts;
 mod git;
 mod http;
-mod server;
+pub mod server;
 
 use crate::harness::{Exported, Store, context};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use stave::diagnostic::SourceText;
-use stave::engine::{BuildError, BuildRequest, Engine};
+use stave::engine::{BuildError, BuildRequest, Built, Engine};
 use stave::exporter::output::{Output, OutputKind};
 use stave::llb::{Network, redacted};
 use stave::parser::{BuildOptions, NoCache};
@@ -17,6 +17,7 @@ use crate::ambient;
 use crate::failure::Failure;
 use crate::progress::Form;
 
+mod caches;
 mod call;
 mod deliver;
 mod dockerfile;
@@ -101,6 +102,8 @@ pub struct Args {
     push: bool,
     #[command(flatten)]
     images: images::ImageArgs,
+    #[command(flatten)]
+    caches: caches::CacheArgs,
     /// Docker's; intermediate containers are always removed here
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     rm: Option<bool>,
@@ -132,6 +135,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         return call::run(context, &args, call);
     }
     args.images.parse()?;
+    let caches = args.caches.parse()?;
     refuse_dockers_own(&args)?;
     let outputs = outputs(&args)?;
     if let Some(file) = &args.iidfile {
@@ -152,12 +156,9 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             for warning in args.images.warnings(&outputs, &annotations) {
                 engine.progress.warn(warning);
             }
-            let built = engine.build(&request).map_err(|error| match error {
-                BuildError::Findings(findings) => Failure::from_diagnostics(&findings),
-                BuildError::Canceled => Failure::new("canceled"),
-                BuildError::Store(error) => error.into(),
-            })?;
-            let id = deliver(engine, &args, &outputs, &annotations, &built)?;
+            let caches = caches.open(engine, &request, &names(&args, &outputs))?;
+            let deliver = |built: &Built<'_>| deliver(engine, &args, &outputs, &annotations, built);
+            let (id, built) = engine.build_with_caches(&request, &caches, deliver)?;
             Ok((id, built.warnings))
         })
         .map(|(id, warnings)| {
@@ -170,6 +171,21 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             }
             ExitCode::SUCCESS
         })
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Findings(findings) => Self::from_diagnostics(&findings),
+            BuildError::Canceled => Self::new("canceled"),
+            BuildError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The names under which images leave.
+fn names(args: &Args, outputs: &[Output]) -> Vec<Reference> {
+    outputs.iter().flat_map(|output| &output.names).chain(&args.tag).cloned().collect()
 }
 
 /// What Docker takes and what would be a lie here, or makes no sense.
@@ -345,7 +361,8 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         pull: args.pull,
         resolv_conf: ambient::resolv_conf(),
         output_is_shown: form(args).shows_output(),
-        layers_needed: outputs(args)?.iter().any(|output| output.kind != OutputKind::CacheOnly),
+        needed: deliver::needed(&outputs(args)?),
+        pushes: deliver::pushes(&outputs(args)?, &args.tag),
     };
     Ok((request, unpacked))
 }

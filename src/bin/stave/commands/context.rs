@@ -7,7 +7,7 @@ use stave::engine::Engine;
 use stave::platform::Platform;
 use stave::progress::Progress;
 use stave::reference::Reference;
-use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret};
+use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret, Stated, Warn};
 use stave::solver::Cancel;
 use stave::store::Store;
 use stave::store::images::StoredImage;
@@ -70,11 +70,17 @@ fn engine<'a>(
     progress: Progress,
     cancel: Cancel,
 ) -> Result<Engine<'a>, Failure> {
-    Ok(Engine { store, registry: client()?, runtime: runtime.handle().clone(), progress, cancel })
+    let told = progress.clone();
+    let registry = client_that_warns(Warn::new(move |text| told.warn(text)))?;
+    Ok(Engine { store, registry, runtime: runtime.handle().clone(), progress, cancel })
 }
 
-/// A client with the person's configuration and credentials.
+/// A client with the person's configuration and credentials, where no progress is shown.
 pub fn client() -> Result<Client, Failure> {
+    client_that_warns(Warn::new(|text| tell_line!("warning: {text}")))
+}
+
+fn client_that_warns(warn: Warn) -> Result<Client, Failure> {
     let mut config = Config::default();
     for file in ambient::config_files() {
         let text = std::fs::read_to_string(&file)
@@ -83,7 +89,8 @@ pub fn client() -> Result<Client, Failure> {
             Config::parse(&file.display().to_string(), &text).map_err(|error| Failure::from_error(&error))?;
         config = config.merge(parsed);
     }
-    let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+    let stated = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let variable = |names: [&str; 2]| names.iter().find_map(stated);
     let proxies = Proxies {
         http: variable(["http_proxy", "HTTP_PROXY"]).map(Secret::new),
         https: variable(["https_proxy", "HTTPS_PROXY"]).map(Secret::new),
@@ -94,6 +101,7 @@ pub fn client() -> Result<Client, Failure> {
         certs_dirs: ambient::certificate_folders(),
         credentials: credentials(),
         proxies,
+        warn: Some(warn),
         seed: ambient::now().unsigned_abs(),
         ..Options::default()
     };
@@ -102,10 +110,10 @@ pub fn client() -> Result<Client, Failure> {
 
 /// Where credentials are kept.
 pub fn credentials() -> Credentials {
-    let mut files: Vec<PathBuf> =
-        std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from).into_iter().collect();
-    files.extend(ambient::docker_config());
-    Credentials { files, helper_dirs: program_folders(), ..Credentials::default() }
+    let name = "DOCKER_AUTH_CONFIG".to_owned();
+    let stated = std::env::var(&name).ok().map(|text| Stated { name, text: Secret::new(text) });
+    let files = ambient::credential_files();
+    Credentials { stated, files, helper_dirs: program_folders(), ..Credentials::default() }
 }
 
 /// The folders of `PATH`.

@@ -3,9 +3,9 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
-use stave::registry::{Credential, Kept, Secret, store_login};
+use stave::registry::{Credential, Credentials, Kept, Secret, store_login};
 
-use super::context::{Context, client, program_folders};
+use super::context::{Context, client, credentials, program_folders};
 use crate::failure::Failure;
 
 /// Log in to a registry; the credentials are verified, then kept where Docker keeps them
@@ -43,7 +43,7 @@ pub fn run(_: &Context, args: Args) -> Result<ExitCode, Failure> {
     let credential = Credential::Password { username, password: Secret::new(password) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(client()?.verify_login(&registry, &credential))?;
-    let file = crate::ambient::docker_config()
+    let file = crate::ambient::login_file()
         .ok_or_else(|| Failure::new("no place for the credentials: neither DOCKER_CONFIG nor HOME is set"))?;
     let kept = store_login(&file, &program_folders(), &registry, &credential)
         .map_err(|error| Failure::from_error(&error))?;
@@ -53,6 +53,15 @@ pub fn run(_: &Context, args: Args) -> Result<ExitCode, Failure> {
             file.display()
         ),
         Kept::Helper(name) => tell_line!("The password is kept by docker-credential-{name}"),
+    }
+    let before = Credentials { files: Vec::new(), ..credentials() };
+    if let Some(stated) = &before.stated
+        && before.lookup(&registry).is_ok_and(|found| found.is_some())
+    {
+        tell_line!(
+            "warning: `{}` has other credentials for `{registry}`, which are used instead",
+            stated.name
+        );
     }
     say_line!("Login Succeeded");
     Ok(ExitCode::SUCCESS)

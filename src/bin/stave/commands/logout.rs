@@ -17,7 +17,7 @@ pub struct Args {
 
 pub fn run(_: &Context, args: Args) -> Result<ExitCode, Failure> {
     let registry = super::login::host_of(&args.registry)?;
-    let Some(file) = crate::ambient::docker_config() else { return Ok(ExitCode::SUCCESS) };
+    let Some(file) = crate::ambient::login_file() else { return Ok(ExitCode::SUCCESS) };
     let erased =
         erase_login(&file, &program_folders(), &registry).map_err(|error| Failure::from_error(&error))?;
     if erased {

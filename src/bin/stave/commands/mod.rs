@@ -11,6 +11,9 @@ mod build;
 mod check;
 mod completion;
 mod context;
+mod copy;
+mod delete;
+mod digest;
 mod fmt;
 mod history;
 mod images;
@@ -19,13 +22,18 @@ mod inspect;
 mod load;
 mod login;
 mod logout;
+mod manifest;
 mod prune;
 mod pull;
 mod push;
+mod referrers;
+mod registry;
+mod remote;
 mod rmi;
 mod run;
 mod save;
 mod tag;
+mod tags;
 mod usage;
 
 use context::Context;
@@ -62,6 +70,10 @@ macro_rules! verbs {
             /// Whether the verb mounts, or touches files of other owners.
             pub fn needs_namespaces(&self) -> bool {
                 match self {
+                    // Between registries nothing is here.
+                    Self::Copy(args) if !args.needs_store() => false,
+                    Self::Inspect(args) if !args.needs_store() => false,
+                    Self::Digest(args) if !args.needs_store() => false,
                     $(Self::$name(_) => $namespaces,)*
                 }
             }
@@ -88,6 +100,12 @@ verbs! {
     History(history): true;
     Tag(tag): true;
     Rmi(rmi): true;
+    Copy(copy): true;
+    Tags(tags): false;
+    Digest(digest): true;
+    Referrers(referrers): false;
+    Manifest(manifest): true;
+    Delete(delete): false;
     Save(save): true;
     Load(load): true;
     Import(import): true;
@@ -95,6 +113,7 @@ verbs! {
     #[command(name = "df")]
     Usage(usage): true;
     Fmt(fmt): false;
+    Registry(registry): true;
     Login(login): false;
     Logout(logout): false;
     Completion(completion): false;

@@ -226,7 +226,8 @@ fn find(engine: &Engine<'_>, args: &Args) -> Result<StoredImage, Failure> {
     }
     let name = Reference::parse(&args.image)?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    engine.pull(&name, &platform, policy).map_err(|error| Failure::from_error(&error))
+    let pulled = engine.pull(&name, &platform, policy).map_err(|error| Failure::from_error(&error))?;
+    Ok(pulled.image)
 }
 
 /// `/host:/container[:ro|rw]`

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use stave::exporter::{self, Package, Packing, layout};
+use stave::exporter::{self, Package, layout};
 use stave::platform::Platform;
 use stave::reference::Reference;
 
@@ -40,22 +40,12 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             continue;
         }
         let image = find_image_for(&store, text, args.platform.as_ref())?;
-        let whole = exporter::stored(&store, &image)?;
         let names: Vec<Reference> = match Reference::parse(text) {
             Ok(name) if store.names_of(image.id)?.contains(&name) => vec![name],
             _ => Vec::new(),
         };
-        let original = match image.manifest {
-            Some(manifest) => exporter::original(&store, manifest)?,
-            None => None,
-        };
-        let package = match original {
-            Some(mut package) => {
-                package.descriptor.platform = Some((&whole.config.platform()).into());
-                package
-            }
-            None => exporter::pack(&store, &whole, &Packing::default())?,
-        };
+        let mut package = exporter::whole(&store, &image)?;
+        package.descriptor.platform = Some((&image.platform).into());
         packed.push((package.into(), names));
     }
     let host = Platform::host();

@@ -1,8 +1,9 @@
 //! Where built images go, and what is written down about them.
 
 use serde_json::json;
+use stave::cache::remote::{INLINE_LIMIT, embed};
 use stave::digest::{BlobDigest, Digest, ImageId};
-use stave::engine::{Built, Engine, Files};
+use stave::engine::{Built, EarlyPush, Engine, Files, Needed, PushHelp};
 use stave::exporter::annotations::Annotations;
 use stave::exporter::output::{Destination, ImageOutput, Output, OutputKind};
 use stave::exporter::{self, Image, Package, Packing, layout};
@@ -20,6 +21,34 @@ struct Delivered {
     ids: Vec<ImageId>,
     /// What points at them, if they were packed.
     root: Option<Descriptor>,
+}
+
+/// What the outputs take of the image.
+pub(super) fn needed(outputs: &[Output]) -> Needed {
+    let mut formats = Vec::new();
+    for output in outputs {
+        match &output.kind {
+            OutputKind::CacheOnly => {}
+            // An image that stays here alone is whole.
+            OutputKind::Image(image) if !image.push => return Needed::Files,
+            OutputKind::Tar { .. } | OutputKind::Local { .. } => return Needed::Files,
+            _ if output.rewrite_timestamp => return Needed::Files,
+            OutputKind::Image(_) | OutputKind::Oci { .. } | OutputKind::Docker { .. } => {
+                formats.push(output.packing.format);
+            }
+        }
+    }
+    if formats.is_empty() { Needed::Nothing } else { Needed::Blobs(formats) }
+}
+
+/// Where layers go while the build still runs. Those whose files get other times are made only in the
+/// end.
+pub(super) fn pushes(outputs: &[Output], tags: &[Reference]) -> Vec<EarlyPush> {
+    let pushed = outputs.iter().filter(|output| {
+        matches!(&output.kind, OutputKind::Image(image) if image.push) && !output.rewrite_timestamp
+    });
+    let names = |output: &Output| if output.names.is_empty() { tags.to_vec() } else { output.names.clone() };
+    pushed.map(|output| EarlyPush { names: names(output), format: output.packing.format }).collect()
 }
 
 /// Brings images where they shall go, and writes down what they are. Gives the id of the image, or the
@@ -108,8 +137,11 @@ impl Export<'_> {
                 } else {
                     "exporting to oci image format"
                 });
-                let images = self.images()?;
-                let mut package = exporter::package(store, &images, self.built.indexed, &self.packing())?;
+                let images = self.leaving_images()?;
+                let elsewhere = self.built.elsewhere();
+                let packing = self.packing();
+                let mut package = exporter::package(store, &images, self.built.indexed, &packing, elsewhere)?;
+                engine.bring_blobs(&package, elsewhere)?;
                 // Not the time of day, which would make another archive of every build.
                 let made = images.iter().filter_map(|image| image.config.created).max();
                 if let Some(made) = self.epoch().or(made) {
@@ -182,12 +214,37 @@ impl Export<'_> {
         Ok(rewritten.collect::<Result<_, _>>()?)
     }
 
+    /// The images with the build's cache inside, if that was asked for. Only what leaves has it: who
+    /// builds here has the cache anyway.
+    fn leaving_images(&self) -> Result<Vec<Image>, Failure> {
+        let mut images = self.images()?;
+        let Some(records) = &self.built.inline else { return Ok(images) };
+        for image in &mut images {
+            match embed(&image.bytes, records) {
+                Some(bytes) => (image.id, image.bytes) = (ImageId(Digest::of(&bytes)), bytes),
+                None => self.engine.progress.warn(format!(
+                    "the cache is not in the image: its records have more than {INLINE_LIMIT} bytes"
+                )),
+            }
+        }
+        Ok(images)
+    }
+
     /// Into the store, under its names, and to registries.
     fn image(&self, output: &ImageOutput) -> Result<Delivered, Failure> {
         let (engine, store) = (self.engine, self.engine.store);
-        let step = engine.progress.step("exporting to image");
-        let images = self.images()?;
+        let images = if output.push { self.leaving_images()? } else { self.images()? };
         let packing = self.packing();
+        let mut known = Vec::new();
+        for image in &images {
+            known.extend(store.names_of(image.id)?);
+        }
+        let help = PushHelp { names: &known, elsewhere: self.built.elsewhere(), sent: &self.built.sent };
+        // Sent while they are compressed, unless that has happened while the build ran.
+        if output.push {
+            engine.push_layers(&images, self.names, packing.format, help)?;
+        }
+        let step = engine.progress.step("exporting to image");
         // Compressing takes long, and is put off until somebody needs a manifest.
         let package = match self.built.indexed
             || output.push
@@ -196,7 +253,7 @@ impl Export<'_> {
             || packing != Packing::default()
             || self.args.metadata_file.is_some()
         {
-            true => Some(exporter::package(store, &images, self.built.indexed, &packing)?),
+            true => Some(exporter::package(store, &images, self.built.indexed, &packing, help.elsewhere)?),
             false => None,
         };
         let mut names = self.names.to_vec();
@@ -224,20 +281,12 @@ impl Export<'_> {
         step.output(stave::progress::Stream::Stdout, said.as_bytes());
         step.done();
         if let Some(package) = package.as_ref().filter(|_| output.push) {
-            for packed in &package.images {
-                store.put_blob(&packed.config_bytes)?;
-            }
-            let mut known = Vec::new();
-            for image in &images {
-                known.extend(store.names_of(image.id)?);
-            }
-            for name in self.names {
-                let name = match output.push_by_digest {
-                    true => name.with_digest(package.descriptor.digest),
-                    false => name.clone(),
-                };
-                engine.push_package(package, &name, &known)?;
-            }
+            let by_digest = |name: &Reference| name.with_digest(package.descriptor.digest);
+            let names: Vec<Reference> = match output.push_by_digest {
+                true => self.names.iter().map(by_digest).collect(),
+                false => self.names.to_vec(),
+            };
+            engine.push_package(package, &names, help)?;
         }
         Ok(delivered(&images, package.map(|package| package.descriptor)))
     }

@@ -1,9 +1,7 @@
-//! Flags of the images that come out: for which platforms, with which annotations and attestations,
-//! and where their build cache is kept.
+//! Flags of the images that come out: for which platforms, with which annotations and attestations.
 
 use std::collections::BTreeMap;
 
-use stave::cache::remote::{CacheSource, CacheTarget};
 use stave::engine::{BuildError, BuildRequest};
 use stave::exporter::annotations::Annotations;
 use stave::exporter::output::{Output, OutputKind, split_csv};
@@ -31,12 +29,6 @@ pub struct ImageArgs {
     /// Only `false`: SBOM attestations are not made yet
     #[arg(long, value_name = "false")]
     sbom: Option<String>,
-    /// A cache of other builds: `user/app`, `type=registry|local|s3|gha|azblob,…` (not used yet)
-    #[arg(long, value_name = "SPEC")]
-    cache_from: Vec<String>,
-    /// Where to keep the cache of this build: `type=registry|inline|local|s3|gha|azblob,…` (not used yet)
-    #[arg(long, value_name = "SPEC")]
-    cache_to: Vec<String>,
 }
 
 /// A platform, or `local` for this machine's.
@@ -67,7 +59,7 @@ impl ImageArgs {
         Ok(annotations)
     }
 
-    /// Refuses what nobody could do: attestations, and caches that are named badly.
+    /// Refuses what nobody could do: attestations.
     pub fn parse(&self) -> Result<(), Failure> {
         for text in &self.attest {
             attest(&format!("--attest {text}"), text)?;
@@ -80,25 +72,12 @@ impl ImageArgs {
             };
             attest(&format!("--{flag}={value}"), &text)?;
         }
-        for text in &self.cache_from {
-            CacheSource::parse(text).map_err(|error| Failure::usage(format!("--cache-from: {error}")))?;
-        }
-        for text in &self.cache_to {
-            CacheTarget::parse(text).map_err(|error| Failure::usage(format!("--cache-to: {error}")))?;
-        }
         Ok(())
     }
 
     /// What was asked for and will not happen, without any harm to the image.
     pub fn warnings(&self, outputs: &[Output], annotations: &Annotations) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.cache_from.is_empty() {
-            warnings.push("--cache-from: remote caches are not read yet; this machine's cache is".to_owned());
-        }
-        if !self.cache_to.is_empty() {
-            warnings
-                .push("--cache-to: remote caches are not written yet; this machine's cache is".to_owned());
-        }
         if !annotations.is_empty() && !outputs.iter().any(Output::packs) {
             warnings.push("--annotation: files alone have no manifest that could be annotated".to_owned());
         }

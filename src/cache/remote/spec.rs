@@ -1,6 +1,5 @@
-//! Where a build cache can be besides on this machine: what `--cache-from` and `--cache-to` say.
-//!
-//! Words and attributes are BuildKit's. Nothing is fetched or sent here.
+//! What `--cache-from` and `--cache-to` say. Words and attributes are BuildKit's. Nothing is fetched or
+//! sent here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +26,20 @@ pub enum Place {
     Azblob(BTreeMap<String, String>),
 }
 
+impl Place {
+    /// What `type=` calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "registry",
+            Self::Inline => "inline",
+            Self::Local { .. } => "local",
+            Self::S3(_) => "s3",
+            Self::Gha(_) => "gha",
+            Self::Azblob(_) => "azblob",
+        }
+    }
+}
+
 /// One `--cache-from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSource(pub Place);
@@ -42,8 +55,8 @@ pub struct CacheTarget {
     pub image_manifest: bool,
     /// OCI's media types instead of Docker's.
     pub oci_types: bool,
-    /// A cache that cannot be written fails no build.
-    pub ignore_error: bool,
+    /// Whether a build succeeds whose cache cannot be written; unless somebody says no, it does.
+    pub ignore_error: Option<bool>,
 }
 
 /// Which steps a cache holds.
@@ -75,6 +88,8 @@ pub enum CacheSpecError {
     Missing { kind: &'static str, name: &'static str },
     #[error("`{name}={value}`: expected {expected}")]
     Value { name: String, value: String, expected: &'static str },
+    #[error("a cache of the type `{kind}` cannot be set up: {reason}")]
+    Setup { kind: &'static str, reason: String },
     #[error(transparent)]
     Compression(#[from] crate::store::compress::NameError),
     #[error(transparent)]
@@ -97,10 +112,20 @@ const S3: &[&str] = &[
     "session_token",
     "upload_parallelism",
     "touch_refresh",
+    "retry_max_attempts",
+    "disable_accept_encoding",
 ];
 const GHA: &[&str] = &["url", "url_v2", "token", "scope", "timeout", "repository", "ghtoken", "version"];
-const AZBLOB: &[&str] =
-    &["account_url", "name", "container", "prefix", "blobs_prefix", "manifests_prefix", "secret_access_key"];
+const AZBLOB: &[&str] = &[
+    "account_url",
+    "account_name",
+    "name",
+    "container",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "secret_access_key",
+];
 
 /// The attributes of a cache, taken one after the other.
 struct Fields(BTreeMap<String, String>);
@@ -148,7 +173,10 @@ impl CacheTarget {
                 Some("max") => Mode::Max,
                 Some(other) => return Err(value("mode", other, "min or max")),
             };
-            target.ignore_error = fields.flag("ignore-error", false)?;
+            target.ignore_error = match fields.0.contains_key("ignore-error") {
+                true => Some(fields.flag("ignore-error", true)?),
+                false => None,
+            };
         }
         if matches!(kind, Kind::Registry | Kind::Local) {
             target.oci_types = fields.flag("oci-mediatypes", true)?;
@@ -175,7 +203,7 @@ impl CacheTarget {
             force_compression: false,
             image_manifest: true,
             oci_types: true,
-            ignore_error: false,
+            ignore_error: None,
         }
     }
 }
@@ -255,20 +283,10 @@ impl Fields {
                 Ok(Place::Local { folder, tag: self.take("tag"), digest: None })
             }
             Kind::Registry => Ok(Place::Registry(Reference::parse(&self.needed("registry", "ref")?)?)),
-            Kind::S3 => {
-                // Where a region is not said, the environment may.
-                self.there("s3", "bucket")?;
-                Ok(Place::S3(self.settings(S3)))
-            }
+            // What is not said, the environment may say.
+            Kind::S3 => Ok(Place::S3(self.settings(S3))),
             Kind::Gha => Ok(Place::Gha(self.settings(GHA))),
             Kind::Azblob => Ok(Place::Azblob(self.settings(AZBLOB))),
-        }
-    }
-
-    fn there(&self, kind: &'static str, name: &'static str) -> Result<(), CacheSpecError> {
-        match self.0.get(name).is_some_and(|value| !value.is_empty()) {
-            true => Ok(()),
-            false => Err(CacheSpecError::Missing { kind, name }),
         }
     }
 
@@ -335,7 +353,9 @@ mod tests {
         let max =
             target("type=registry,ref=a/b,mode=max,compression=zstd,compression-level=9,ignore-error=true");
         assert_eq!((max.mode, max.compression), (Mode::Max, Compression::Zstd { level: 9 }));
-        assert!(max.ignore_error && max.image_manifest && max.oci_types);
+        assert!(max.ignore_error == Some(true) && max.image_manifest && max.oci_types);
+        assert_eq!(target("type=registry,ref=a/b").ignore_error, None);
+        assert_eq!(target("type=registry,ref=a/b,ignore-error=false").ignore_error, Some(false));
         let local = target("type=local,dest=dir,tag=v1,oci-mediatypes=false");
         assert_eq!(local.place, Place::Local { folder: "dir".into(), tag: Some("v1".into()), digest: None });
         assert!(!local.image_manifest && !local.oci_types);
@@ -348,7 +368,7 @@ mod tests {
             ("", "empty"),
             ("type=registry", "needs `ref"),
             ("type=local", "needs `dest"),
-            ("type=s3,region=eu", "needs `bucket"),
+            ("type=s3,region=eu,colour=red", "no attribute `colour`"),
             ("type=magic", "magic"),
             ("ref=a/b", "has a type"),
             ("type=inline,mode=max", "no attribute `mode`"),
