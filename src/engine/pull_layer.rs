@@ -47,9 +47,8 @@ impl Engine<'_> {
                 self.bring(origin, descriptor, incoming, step, unpack)?
             }
         };
-        self.remember(descriptor, diff_id)?;
-        store.keep_unpacked(unpacked, lease)?;
-        Ok(())
+        let format = layer_blobs::format_of_media_type(descriptor.media_type.as_ref());
+        Ok(store.keep_claimed(unpacked, format, blob, descriptor.size, lease)?)
     }
 
     /// Has a blob here, with a layer in it of which only the digest is asked, and remembers it as that
@@ -69,14 +68,8 @@ impl Engine<'_> {
                 self.bring(origin, descriptor, incoming, step, check)?;
             }
         }
-        self.remember(descriptor, diff_id)
-    }
-
-    /// Remembers the blob of a layer, whose diffID was checked.
-    fn remember(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), PullError> {
         let format = layer_blobs::format_of_media_type(descriptor.media_type.as_ref());
-        let blob = BlobDigest(descriptor.digest);
-        Ok(self.store.remember_layer_blob(diff_id, format, blob, descriptor.size)?)
+        Ok(store.remember_layer_blob(diff_id, format, blob, descriptor.size)?)
     }
 
     /// Fetches a blob while `follow` reads it; it is here if both say so, and what `follow` made of it is

@@ -158,6 +158,32 @@ impl Engine<'_> {
         })
     }
 
+    /// An image of the store with all of its blobs here, as a push would send it: what is not here is made
+    /// again, or fetched from where it is.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub fn whole(&self, image: &StoredImage) -> Result<Package, PushError> {
+        let came = image.manifest.map_or(Ok(None), |manifest| exporter::described(self.store, manifest))?;
+        if let Some(packed) = came {
+            let package = Package::from(packed);
+            match self.bring_blobs(&package, &OnlyStore) {
+                // Its blobs are lost, its files perhaps not.
+                Err(PushError::Nowhere { .. }) => {}
+                outcome => return outcome.map(|()| package),
+            }
+        }
+        let packed = exporter::pack(
+            self.store,
+            &exporter::stored(self.store, image)?,
+            &Packing::default(),
+            &OnlyStore,
+        )?;
+        let package = Package::from(packed);
+        self.bring_blobs(&package, &OnlyStore)?;
+        Ok(package)
+    }
+
     /// Has all blobs of a package here that are elsewhere, for an archive. Nothing is unpacked.
     ///
     /// # Errors

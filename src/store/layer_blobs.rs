@@ -3,12 +3,11 @@
 //! A layer from outside keeps the blob that it came as, under its format's name; one that was
 //! compressed here is known under the compressor's version, since another version makes other bytes.
 
-use std::fs::File;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::{OptionalExtension, params};
 
+use super::layers::Unpacked;
 use super::{Lease, Store, StoreError};
 use crate::digest::{BlobDigest, DiffId};
 
@@ -60,8 +59,6 @@ impl Store {
     }
 
     /// Unpacks a layer from the blob that somebody says it is in, and remembers that blob as the layer's.
-    /// If the layer is here already the blob is read nevertheless: it would stand for the layer in every
-    /// image that leaves.
     ///
     /// # Errors
     /// As [`Store::unpack_blob`]; then the blob is not remembered.
@@ -73,21 +70,31 @@ impl Store {
         size: u64,
         lease: &Lease<'_>,
     ) -> Result<(), StoreError> {
-        if self.known_layer_blob(diff_id, compression)?.is_some_and(|(known, _)| known == blob) {
-            return self.unpack_blob(blob, diff_id, lease).map(drop);
-        }
-        let was_read = AtomicBool::new(false);
-        let file = Noticed { file: self.open_blob(blob)?.0, was_read: &was_read };
-        let unpacked = self.unpack(file, diff_id, lease);
-        // A blob that is not what its name says explains whatever went wrong.
-        if unpacked.is_err() && self.drop_damaged_blob(blob)? {
-            return Err(StoreError::MissingBlob(blob));
-        }
-        unpacked?;
-        if !was_read.load(Ordering::SeqCst) {
+        let unpacked = self.unpack_blob_aside(blob, diff_id, lease)?;
+        self.keep_claimed(unpacked, compression, blob, size, lease)
+    }
+
+    /// Shows a layer that was unpacked from a blob, and remembers the blob as the layer's; that first, since
+    /// who finds the layer counts on it. If the layer was here already, nobody has read the blob, and that is
+    /// done now: it would stand for the layer in every image that leaves.
+    ///
+    /// # Errors
+    /// As [`Store::check_blob`]; then the blob is not remembered.
+    pub fn keep_claimed(
+        &self,
+        unpacked: Unpacked,
+        compression: &str,
+        blob: BlobDigest,
+        size: u64,
+        lease: &Lease<'_>,
+    ) -> Result<(), StoreError> {
+        let diff_id = unpacked.diff_id();
+        let is_known = |known: Option<(BlobDigest, u64)>| known.is_some_and(|(known, _)| known == blob);
+        if unpacked.was_here() && !is_known(self.known_layer_blob(diff_id, compression)?) {
             self.check_blob(blob, diff_id)?;
         }
-        self.remember_layer_blob(diff_id, compression, blob, size)
+        self.remember_layer_blob(diff_id, compression, blob, size)?;
+        self.keep_unpacked(unpacked, lease).map(drop)
     }
 
     /// Remembers which blob holds a layer compressed that way. It was made of that layer, or read to its
@@ -109,19 +116,6 @@ impl Store {
             )?;
             Ok(())
         })
-    }
-}
-
-/// A file of which it is known whether somebody began to read it.
-struct Noticed<'r> {
-    file: File,
-    was_read: &'r AtomicBool,
-}
-
-impl Read for Noticed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.was_read.store(true, Ordering::SeqCst);
-        self.file.read(buffer)
     }
 }
 

@@ -50,6 +50,20 @@ impl Layer {
 #[derive(Debug)]
 pub struct Unpacked(State);
 
+impl Unpacked {
+    pub(super) fn diff_id(&self) -> DiffId {
+        match &self.0 {
+            State::Here(layer) => layer.diff_id,
+            State::Aside { new, .. } => new.diff_id,
+        }
+    }
+
+    /// Whether it was here already, so that what it was to be unpacked from was not read.
+    pub(super) fn was_here(&self) -> bool {
+        matches!(self.0, State::Here(_))
+    }
+}
+
 #[derive(Debug)]
 enum State {
     /// It was here already.

@@ -132,6 +132,21 @@ fn an_archive_gets_a_base_without_unpacking_it() {
 }
 
 #[test]
+fn what_was_pushed_past_this_machine_can_be_saved() {
+    let Some(Lazy { store, base, name, .. }) = lazy() else { return };
+    for (tag, last) in [("app:1", "LABEL a=b"), ("app:2", "COPY --link --chown=0:0 file /")] {
+        let top = context(&format!("FROM {name}\n{last}\n"), &[("file", "of mine")]);
+        let pushed = base.name(tag);
+        store.build(&top, &["-t", &pushed, "--push"]).ok();
+        let saved = Exported::read(&store.stave(["save", &pushed]).ok().stdout);
+        assert_eq!(saved.text("two"), "two\n");
+        assert_eq!(saved.index[0]["digest"], digest(&store, &pushed).as_str(), "{tag}");
+    }
+    // All that is unpacked is the build's own.
+    assert_eq!(store.entries("layers").len(), 1);
+}
+
+#[test]
 fn what_is_nowhere_any_more_is_named() {
     let Some(Lazy { store, base, name, .. }) = lazy() else { return };
     let Some(target) = Registry::plain() else { return };

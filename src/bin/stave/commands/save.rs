@@ -6,12 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use stave::exporter::{self, Package, layout};
+use stave::exporter::{self, OnlyStore, Package, layout};
 use stave::platform::Platform;
 use stave::reference::Reference;
 
 use super::context::{Context, find_image_for, find_index};
 use crate::failure::Failure;
+use crate::progress::Form;
 
 /// Write images as an archive that `stave load`, `docker load` and every OCI tool read
 #[derive(Debug, clap::Args)]
@@ -28,31 +29,37 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let store = context.store()?;
-    let mut packed: Vec<(Package, Vec<Reference>)> = Vec::new();
-    for text in &args.images {
-        let index = match args.platform {
-            None => find_index(&store, text)?,
-            Some(_) => None,
-        };
-        if let Some((name, index)) = index {
-            packed.push((exporter::original_package(&store, index.digest)?, vec![name]));
-            continue;
+    context.with_engine(Form::Quiet, |engine| {
+        let store = engine.store;
+        let mut packed: Vec<(Package, Vec<Reference>)> = Vec::new();
+        for text in &args.images {
+            let index = match args.platform {
+                None => find_index(store, text)?,
+                Some(_) => None,
+            };
+            if let Some((name, index)) = index {
+                let package = exporter::described_package(store, index.digest)?;
+                engine.bring_blobs(&package, &OnlyStore)?;
+                packed.push((package, vec![name]));
+                continue;
+            }
+            let image = find_image_for(store, text, args.platform.as_ref())?;
+            let names: Vec<Reference> = match Reference::parse(text) {
+                Ok(name) if store.names_of(image.id)?.contains(&name) => vec![name],
+                _ => Vec::new(),
+            };
+            let mut package = engine.whole(&image)?;
+            package.descriptor.platform = Some((&image.platform).into());
+            packed.push((package, names));
         }
-        let image = find_image_for(&store, text, args.platform.as_ref())?;
-        let names: Vec<Reference> = match Reference::parse(text) {
-            Ok(name) if store.names_of(image.id)?.contains(&name) => vec![name],
-            _ => Vec::new(),
-        };
-        let mut package = exporter::whole(&store, &image)?;
-        package.descriptor.platform = Some((&image.platform).into());
-        packed.push((package.into(), names));
-    }
-    let host = Platform::host();
-    let entries: Vec<layout::Entry<'_>> =
-        packed.iter().map(|(package, names)| layout::Entry { package, shown: Some(&host), names }).collect();
-    write_file(args.output, |out| Ok(layout::write_tar(&store, &entries, true, out)?))?;
-    Ok(ExitCode::SUCCESS)
+        let host = Platform::host();
+        let mut entries: Vec<layout::Entry<'_>> = Vec::with_capacity(packed.len());
+        for (package, names) in &packed {
+            entries.push(layout::Entry { package, shown: Some(&host), names });
+        }
+        write_file(args.output, |out| Ok(layout::write_tar(store, &entries, true, out)?))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Writes a file that appears only once it is whole, or to standard output.
