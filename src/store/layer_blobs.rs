@@ -171,6 +171,9 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
+        // The test's own, who may be nobody to give files away.
+        header.set_uid(rustix::process::getuid().as_raw().into());
+        header.set_gid(rustix::process::getgid().as_raw().into());
         tar.append_data(&mut header, "file", content).unwrap();
         tar.into_inner().unwrap()
     }
