@@ -181,6 +181,25 @@ CREATE TABLE served_blob (
 ) WITHOUT ROWID;
 ";
 
+/// Two processes that are a store's first do this at once; for this one change SQLite does not wait for
+/// whoever is in the way, however patient it was told to be.
+fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+    let mut waited = std::time::Duration::ZERO;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if is_busy(&error) && waited < PATIENCE => {}
+            outcome => return outcome,
+        }
+        std::thread::sleep(PAUSE);
+        waited += PAUSE;
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+}
+
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
@@ -192,7 +211,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Newer { found, known: FORMAT });
     }
     if found == 0 {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        switch_to_wal(&connection)?;
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -286,6 +305,19 @@ mod tests {
         let newer = Connection::open(&path).unwrap();
         newer.pragma_update(None, "user_version", FORMAT + 1).unwrap();
         assert!(matches!(open(&path), Err(StoreError::Newer { .. })));
+    }
+
+    #[test]
+    fn many_can_be_a_stores_first() {
+        for _ in 0..8 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("stave.db");
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| open(&path).unwrap());
+                }
+            });
+        }
     }
 
     #[test]

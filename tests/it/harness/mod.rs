@@ -135,10 +135,12 @@ pub fn finish(child: Child) -> Ended {
     Ended { code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
 }
 
-/// Runs another program that must end well, and gives what it wrote.
+/// Runs another program that must end well, and gives what it wrote. It finds nobody's credentials: where
+/// others look for an ordinary user's by default, that user may not.
 #[track_caller]
 pub fn tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Ended {
-    run(Command::new(program).args(arguments), b"").ok()
+    let nowhere = concat!(env!("CARGO_TARGET_TMPDIR"), "/nowhere");
+    run(Command::new(program).args(arguments).env("XDG_RUNTIME_DIR", nowhere), b"").ok()
 }
 
 /// A store of the test's own, and the program that works on it.
