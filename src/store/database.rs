@@ -309,11 +309,11 @@ mod tests {
 
     #[test]
     fn many_can_be_a_stores_first() {
-        for _ in 0..8 {
+        for _ in 0..30 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("stave.db");
             std::thread::scope(|scope| {
-                for _ in 0..8 {
+                for _ in 0..24 {
                     scope.spawn(|| open(&path).unwrap());
                 }
             });

@@ -37,7 +37,7 @@ pub fn skip(what: &str) {
 }
 
 /// Whether files can be given to other users than one: by root, and by who has a line in `/etc/subuid`.
-fn has_ids() -> bool {
+pub fn has_ids() -> bool {
     let user = rustix::process::geteuid();
     let name = nix::unistd::User::from_uid(user.as_raw().into()).ok().flatten().map(|user| user.name);
     let file = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
