@@ -293,7 +293,7 @@ pub(crate) mod tests {
         };
         let layers = layer::Options {
             marks: layer::Marks::User,
-            ids: layer::Ids::Single,
+            ids: layer::Ids::Keep,
             devices: layer::Devices::Skip,
             limits: layer::Limits::GENEROUS,
         };
