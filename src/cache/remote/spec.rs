@@ -26,20 +26,6 @@ pub enum Place {
     Azblob(BTreeMap<String, String>),
 }
 
-impl Place {
-    /// What `type=` calls it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Registry(_) => "registry",
-            Self::Inline => "inline",
-            Self::Local { .. } => "local",
-            Self::S3(_) => "s3",
-            Self::Gha(_) => "gha",
-            Self::Azblob(_) => "azblob",
-        }
-    }
-}
-
 /// One `--cache-from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSource(pub Place);
