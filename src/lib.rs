@@ -70,6 +70,7 @@
 
 pub mod diagnostic;
 pub mod digest;
+pub mod event;
 pub mod image;
 pub mod pattern;
 pub mod platform;

@@ -41,6 +41,37 @@ pub fn duration(text: &str) -> Option<Duration> {
     }
 }
 
+/// A moment as Docker's `--since` and `--until` have it, in nanoseconds since the epoch: seconds with or without a
+/// fraction, a date, a date and time (RFC 3339, its end perhaps left out, in UTC then), or how long before `now`.
+pub fn moment(text: &str, now: i64) -> Option<i64> {
+    // Docker takes this one for the epoch, though it is a duration too.
+    if text == "0" {
+        return Some(0);
+    }
+    if let Some(before) = duration(text) {
+        return now.checked_sub(i64::try_from(before.as_nanos()).ok()?);
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.bytes().all(|byte| byte.is_ascii_digit())
+        && fraction.len() <= 9
+        && let Ok(seconds) = whole.parse::<i64>()
+    {
+        let nanoseconds: i64 = format!("{fraction:0<9}").parse().ok()?;
+        return seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds);
+    }
+    let complete = match text.len() {
+        10 => format!("{text}T00:00:00Z"),
+        13 => format!("{text}:00:00Z"),
+        16 => format!("{text}:00Z"),
+        // Behind the date a sign begins a zone.
+        _ if text.get(11..)?.contains(['Z', '+', '-']) => text.to_owned(),
+        _ => format!("{text}Z"),
+    };
+    let format = &time::format_description::well_known::Rfc3339;
+    let parsed = time::OffsetDateTime::parse(&complete, format).ok()?;
+    i64::try_from(parsed.unix_timestamp_nanos()).ok()
+}
+
 /// The bytes that `%2F` and its kin stand for (RFC 3986, 2.1); what is no such sequence stays.
 pub fn percent_decoded(text: &str) -> Vec<u8> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
@@ -59,6 +90,36 @@ pub fn percent_decoded(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_those_that_docker_takes() {
+        let now = 1_700_000_000_000_000_000;
+        for (text, expected) in [
+            ("1700000000", Some(now)),
+            ("1700000000.5", Some(now + 500_000_000)),
+            ("1700000000.000000001", Some(now + 1)),
+            ("10m", Some(now - 600_000_000_000)),
+            ("0", Some(0)),
+            ("0m", Some(now)),
+            ("1h30m", Some(now - 5_400_000_000_000)),
+            ("2023-11-14T22:13:20Z", Some(now)),
+            ("2023-11-14T22:13:20.25Z", Some(now + 250_000_000)),
+            ("2023-11-14T23:13:20+01:00", Some(now)),
+            ("2023-11-14T22:13:20", Some(now)),
+            ("2023-11-14T22:13", Some(now - 20_000_000_000)),
+            ("2023-11-14T22", Some(now - 800_000_000_000)),
+            ("2023-11-14", Some(1_699_920_000_000_000_000)),
+            ("", None),
+            ("yesterday", None),
+            ("2023-13-14", None),
+            ("99999999999999999999", None),
+            ("9223372036854775807", None),
+            ("2023-11-1é", None),
+            ("1.1234567890", None),
+        ] {
+            assert_eq!(moment(text, now), expected, "{text}");
+        }
+    }
 
     #[test]
     fn durations() {

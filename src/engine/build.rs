@@ -13,6 +13,7 @@ use crate::llb::Definition;
 use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::runtime::network::user::UserNetwork;
 use crate::solver::{Cause, ChainLayer, Observer, Solver, source};
 use crate::spelling;
 use crate::store::{Lease, StoreError};
@@ -48,8 +49,12 @@ pub struct BuildRequest {
     pub layouts: BTreeMap<Reference, Layout>,
     /// Ask registries for newer images.
     pub pull: bool,
+    /// What steps have for a network unless they say so; none for the host's.
+    pub network: Option<crate::solver::StepNetwork>,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,
+    /// For an ordinary user: what connects the steps, or why nothing can and they share the host's network.
+    pub user_network: Option<Result<UserNetwork, String>>,
     /// Whoever shows progress shows what steps write, and errors need not say it again.
     pub output_is_shown: bool,
     /// What of the image is needed here when the build ends.
@@ -239,7 +244,12 @@ impl<'a> Engine<'a> {
                 agents: &request.agents,
                 resources: &request.resources,
                 device_folders: &request.device_folders,
+                network: request.network.as_ref(),
                 resolv_conf: &request.resolv_conf,
+                user_network: request
+                    .user_network
+                    .as_ref()
+                    .map(|network| network.as_ref().map_err(String::as_str)),
                 cancel: &self.cancel,
                 fetcher: self.fetcher(&request.sources, &request.secrets),
                 observers: &observers,

@@ -11,16 +11,17 @@ mod build;
 mod cache;
 mod cache_export;
 mod cache_places;
+pub mod container;
 mod export;
 mod findings;
 mod layout;
 mod lint;
+pub mod network;
 mod pull;
 mod pull_all;
 mod pull_find;
 mod pull_layer;
 mod push;
-mod run;
 
 pub use build::{BuildError, BuildRequest, Built, Needed};
 pub use cache::{CacheError, CacheExport, Caches};
@@ -29,7 +30,6 @@ pub use layout::{Layout, LayoutEntry};
 pub use lint::{CheckRequest, check};
 pub use pull::{Policy, PullError, Pulled};
 pub use push::{EarlyPush, PushError, PushHelp, Sent};
-pub use run::{Bind, RunError, RunRequest, Started};
 
 /// What every verb works with.
 #[derive(Debug, Clone)]

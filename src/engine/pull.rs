@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::remote::CacheReader;
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId, LayerIdentity};
+use crate::event::Kind;
 use crate::exporter::{Place, Whereabouts};
 use crate::image::{Descriptor, Document, ImageConfig, Manifest};
 use crate::platform::Platform;
@@ -300,11 +301,18 @@ impl<'a> Engine<'a> {
         }
         let digest = resolved.root.or(resolved.manifest.map(|manifest| manifest.0));
         let is_new = before.is_none_or(|before| before.id != image.id);
+        self.tell_of_pull(reference, image.id);
         Ok(Pulled { image, digest, is_new })
     }
 }
 
 impl Engine<'_> {
+    /// Tells that a name's image was fetched, or was here already.
+    pub(super) fn tell_of_pull(&self, reference: &Reference, image: ImageId) {
+        let name = reference.familiar();
+        self.store.event(Kind::Image, "pull", image.to_string(), [("name", name)]);
+    }
+
     /// Makes layers outlive a power cut. One whose blob is here does, since it is unpacked again from that,
     /// which costs less than to wait until the disk has written all files.
     pub(super) fn sync_without_blobs(&self, diff_ids: &[DiffId]) -> Result<(), StoreError> {

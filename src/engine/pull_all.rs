@@ -63,6 +63,7 @@ impl Engine<'_> {
         let image = self.store.image_named_for(reference, main)?;
         let image = image.ok_or_else(|| PullError::Absent { reference: reference.familiar() })?;
         let is_new = before.is_none_or(|before| before.digest != digest);
+        self.tell_of_pull(reference, image.id);
         Ok(Pulled { image, digest: Some(digest.0), is_new })
     }
 

@@ -51,6 +51,11 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// The kernel's names, without `CAP_`.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter()
+}
+
 impl Capabilities {
     pub const NONE: Self = Self(0);
     pub const ALL: Self = Self((1 << NAMES.len()) - 1);
@@ -63,6 +68,11 @@ impl Capabilities {
         let name = name.to_ascii_uppercase();
         let name = name.strip_prefix("CAP_").unwrap_or(&name);
         NAMES.iter().position(|known| *known == name).map(|bit| Self(1 << bit))
+    }
+
+    /// All names, without `CAP_`.
+    pub fn names() -> &'static [&'static str] {
+        &NAMES
     }
 
     /// Whether all of `other` is in it.

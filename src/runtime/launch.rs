@@ -1,11 +1,9 @@
 //! The builder's side: a launcher is started, told its plan, and listened to.
 //!
-//! The launcher is our own program, executed from a sealed copy in memory: what runs inside could
-//! otherwise overwrite the program through `/proc/self/exe` (CVE-2019-5736), and forking the builder
-//! itself, with its threads and its memory, would cost more than everything else together.
+//! The launcher is our own program, executed from a file that cannot be written through it (`executable`);
+//! forking the builder itself, with its threads and its memory, would cost more than everything else together.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -13,15 +11,18 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::Signal;
 
-use super::plan::{PlanError, plan};
+use super::bundle::Foreign;
+use super::executable;
+use super::monitor::{Client, Life, LifePlan};
+use super::plan::{self, Order, PlanError, plan};
 use super::seccomp::Filters;
-use super::spec::Sandbox;
-use super::wire::{self, Failure, FailureKind, Message};
+use super::spec::{Join, Sandbox};
+use super::sys;
+use super::wire::{self, Failure, FailureKind, Message, Parcel};
 
-/// `argv[0]` of the sealed copy.
+/// `argv[0]` of the launcher.
 pub(super) const CHILD_NAME: &str = "stave-sandbox";
 
 /// The program that becomes the launcher, ready to be executed any number of times.
@@ -84,8 +85,8 @@ impl From<Failure> for SpawnError {
 }
 
 impl Launcher {
-    /// Copies the running program, and removes the cgroups of launchers that were killed. It must call [`super::child_main`] first thing in its `main`
-    /// when [`super::is_child`] says so.
+    /// Makes launchers of the running program, and removes the cgroups of those that were killed. It must call
+    /// [`super::child_main`] first thing in its `main` when [`super::is_child`] says so.
     ///
     /// # Errors
     /// Reading the program, or memory.
@@ -93,23 +94,30 @@ impl Launcher {
         Self::of_program(Path::new("/proc/self/exe"))
     }
 
-    /// Copies another program that does so.
+    /// Makes launchers of another program that does so.
     ///
     /// # Errors
     /// As [`Launcher::of_this_program`].
     pub fn of_program(path: &Path) -> io::Result<Self> {
         super::child::sweep_cgroups();
-        let mut source = File::open(path)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Kernels before 6.3 do not know the flag that says it will be executed, and need none.
-        let copy = rustix::fs::memfd_create(CHILD_NAME, flags | MemfdFlags::EXEC)
-            .or_else(|_| rustix::fs::memfd_create(CHILD_NAME, flags))?;
-        let mut copy = File::from(copy);
-        io::copy(&mut source, &mut copy)?;
-        copy.flush()?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&copy, seals)?;
-        Ok(Self { program: copy.into(), filters: Filters::default() })
+        Ok(Self { program: executable::protected(path)?, filters: Filters::default() })
+    }
+
+    /// Starts a container with a life of its own, by another runtime than ours.
+    ///
+    /// # Errors
+    /// As [`Launcher::spawn`], and what a bundle has no word for.
+    pub fn start_foreign(&self, foreign: Foreign, sandbox: Sandbox, life: Life) -> Result<Live, SpawnError> {
+        let attached = life.first.is_some();
+        let id = life.id.clone();
+        let (plan, parcel) = super::bundle::foreign_plan(foreign, id, sandbox, &self.filters, |parcel| {
+            LifePlan::new(life, parcel)
+        })?;
+        let (mut launcher, Begun { pid, unmet, .. }) =
+            self.launch(&Order::Foreign(Box::new(plan)), parcel)?;
+        let socket = launcher.socket.take().filter(|_| attached);
+        launcher.independent = true;
+        Ok(Live { pid, unmet, client: socket.map(Client::over) })
     }
 
     /// Runs a sandbox. Returns once its program has been executed, or could not be.
@@ -118,6 +126,46 @@ impl Launcher {
     /// See [`SpawnError`]. Whatever had been made for the sandbox is gone again then.
     pub fn spawn(&self, sandbox: Sandbox) -> Result<Running, SpawnError> {
         let (plan, parcel) = plan(sandbox, &self.filters)?;
+        self.run(&Order::Run(Box::new(plan)), parcel)
+    }
+
+    /// Runs a process in a sandbox that is there. Returns once its program has been executed, or could not be.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub fn join(&self, join: Join) -> Result<Running, SpawnError> {
+        let (plan, parcel) = plan::join(join, &self.filters)?;
+        self.run(&Order::Join(Box::new(plan)), parcel)
+    }
+
+    fn run(&self, order: &Order, parcel: Parcel) -> Result<Running, SpawnError> {
+        let (launcher, Begun { pid, unmet, fds }) = self.launch(order, parcel)?;
+        let mut fds = fds.into_iter();
+        let pidfd = fds.next().ok_or_else(|| {
+            SpawnError::Launch(io::Error::new(io::ErrorKind::InvalidData, "no process handle"))
+        })?;
+        let process = Process { pid, pidfd: Arc::new(pidfd) };
+        Ok(Running { launcher, process, terminal: fds.next().map(Terminal), unmet, ended: None })
+    }
+
+    /// Starts a container, whose launcher becomes its monitor and outlives us. Returns once its program has been
+    /// executed, or could not be.
+    ///
+    /// # Errors
+    /// As [`Launcher::spawn`].
+    pub fn start(&self, sandbox: Sandbox, life: Life) -> Result<Live, SpawnError> {
+        let attached = life.first.is_some();
+        let (mut plan, mut parcel) = plan(sandbox, &self.filters)?;
+        plan.life = Some(LifePlan::new(life, &mut parcel));
+        let (mut launcher, Begun { pid, unmet, .. }) = self.launch(&Order::Run(Box::new(plan)), parcel)?;
+        let socket = launcher.socket.take().filter(|_| attached);
+        launcher.independent = true;
+        Ok(Live { pid, unmet, client: socket.map(Client::over) })
+    }
+
+    fn launch(&self, order: &Order, mut parcel: Parcel) -> Result<(Launched, Begun), SpawnError> {
+        // No index leads to it: the launcher keeps what it is not told to use until it ends.
+        parcel.fds.extend(super::keep::kept().map_err(SpawnError::Launch)?);
         let (socket, theirs) = UnixStream::pair().map_err(SpawnError::Launch)?;
         // No pre_exec, working directory or ids: with those the standard library would fork instead
         // of using posix_spawn, and a fork copies the page tables of everything the builder holds.
@@ -129,10 +177,10 @@ impl Launcher {
             .stderr(Stdio::null())
             .spawn()
             .map_err(SpawnError::Launch)?;
-        let mut launcher = Launched { child: launcher, socket: Some(socket) };
+        let mut launcher = Launched { child: launcher, socket: Some(socket), independent: false };
         let socket = launcher.socket.as_ref().expect("it was just put there");
         let fds: Vec<_> = parcel.fds.iter().map(AsFd::as_fd).collect();
-        let sent = wire::send(socket.as_fd(), &plan, &parcel.bytes, &fds);
+        let sent = wire::send(socket.as_fd(), order, &parcel.bytes, &fds);
         drop(fds);
         // Our copies go now: an end of a pipe that stayed open here would keep its reader waiting.
         drop(parcel);
@@ -143,12 +191,7 @@ impl Launcher {
         };
         match answer {
             Some((Message::Started { pid, unmet }, parcel)) => {
-                let mut fds = parcel.fds.into_iter();
-                let pidfd = fds.next().ok_or_else(|| {
-                    SpawnError::Launch(io::Error::new(io::ErrorKind::InvalidData, "no process handle"))
-                })?;
-                let process = Process { pid, pidfd: Arc::new(pidfd) };
-                Ok(Running { launcher, process, terminal: fds.next().map(Terminal), unmet, ended: None })
+                Ok((launcher, Begun { pid, unmet, fds: parcel.fds }))
             }
             Some((Message::Failed(failure), _)) => {
                 launcher.reap();
@@ -159,12 +202,32 @@ impl Launcher {
     }
 }
 
+/// What a launcher says when its program runs.
+struct Begun {
+    pid: i32,
+    unmet: Vec<String>,
+    fds: Vec<OwnedFd>,
+}
+
+/// A container that runs, whatever becomes of us.
+#[derive(Debug)]
+pub struct Live {
+    /// The program's number, as the caller sees it.
+    pub pid: i32,
+    /// Limits that were asked for and that this machine, or this user, cannot set.
+    pub unmet: Vec<String>,
+    /// The connection to its monitor, if something was to be attached.
+    pub client: Option<Client>,
+}
+
 /// The launcher process. Dropping it closes the socket, which makes it kill its sandbox and clean
 /// up, and waits for that.
 #[derive(Debug)]
 struct Launched {
     child: Child,
     socket: Option<UnixStream>,
+    /// Whether it goes on without us.
+    independent: bool,
 }
 
 impl Launched {
@@ -176,7 +239,9 @@ impl Launched {
 
 impl Drop for Launched {
     fn drop(&mut self) {
-        self.reap();
+        if !self.independent {
+            self.reap();
+        }
     }
 }
 
@@ -244,6 +309,22 @@ impl Running {
         self.process.pid
     }
 
+    /// Lets go of a process that joined a sandbox: it goes on without us.
+    pub fn let_go(mut self) {
+        if let Some(socket) = self.launcher.socket.take() {
+            LetGo(socket).say();
+        }
+        self.launcher.independent = true;
+    }
+
+    /// What lets go of such a process while another thread waits for it; nothing if it has ended.
+    ///
+    /// # Errors
+    /// Too many descriptors.
+    pub fn lets_go(&self) -> io::Result<Option<LetGo>> {
+        self.launcher.socket.as_ref().map(|socket| socket.try_clone().map(LetGo)).transpose()
+    }
+
     /// Sends a signal to the program.
     ///
     /// # Errors
@@ -263,6 +344,18 @@ impl Running {
     }
 }
 
+/// Lets go of a process that joined a sandbox. Whoever waits for it must end then, without more ado.
+#[derive(Debug)]
+pub struct LetGo(UnixStream);
+
+impl LetGo {
+    /// Says that the process goes on when this one is gone.
+    pub fn say(self) {
+        // A launcher that is gone has nothing to let go of.
+        let _ = rustix::net::send(&self.0, super::child::join::LET_GO, rustix::net::SendFlags::NOSIGNAL);
+    }
+}
+
 /// A handle on a running program: never another that got its number later.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -276,22 +369,9 @@ impl Process {
     /// # Errors
     /// `InvalidInput` for what is no signal.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        // SAFETY: the call takes a descriptor we own, a number, and no information.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match result {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                error => Err(error),
-            },
+        match sys::pidfd_signal(self.pidfd.as_fd(), signal) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+            _ => Ok(()),
         }
     }
 

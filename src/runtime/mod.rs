@@ -4,7 +4,7 @@
 //! processes take part:
 //!
 //! ```text
-//! builder    Launcher::spawn: plan (pure), then our own program from a sealed copy, by posix_spawn
+//! builder    Launcher::spawn: plan (pure), then our own program, write-protected, by posix_spawn
 //!   |  socket: plan and descriptors down, messages up; its end means that the builder died
 //! launcher   child_main: namespaces, mounts, cgroup; waits, then removes what it made
 //!   |  first process of a new pid namespace
@@ -16,13 +16,23 @@
 //! what the kernel refuses there (making devices, a new `/sys`, cgroups) is done without or bound
 //! from the host.
 
+pub mod bundle;
 mod capability;
 mod child;
+pub mod detached;
+mod executable;
+mod group;
+mod keep;
 mod launch;
+pub mod monitor;
+pub mod network;
 mod plan;
-mod seccomp;
+pub mod processes;
+pub mod seccomp;
+pub mod signal;
 mod spec;
 mod sys;
+mod sysctl;
 pub mod users;
 mod wire;
 
@@ -34,21 +44,35 @@ use rustix::fs::{Mode, OFlags};
 
 pub use capability::Capabilities;
 pub use child::child_main;
-pub use launch::{Launcher, Process, Running, SpawnError, Terminal, WaitError};
-pub use plan::PlanError;
+pub use group::{Group, UpdateError, Usage};
+pub use keep::{detach, keep};
+pub use launch::{Launcher, LetGo, Live, Process, Running, SpawnError, Terminal, WaitError};
+pub use plan::{PlanError, is_device_rule};
+pub use processes::ProcessInfo;
 pub use spec::{
-    CgroupSpec, Device, Files, Io, MountSource, Network, ProcessSpec, Resources, Rlimit, Sandbox,
-    SandboxMount, Security, Swap,
+    CgroupSpec, Device, Files, Filter, Io, Join, MountOptions, MountSource, Namespace, Namespaces, Network,
+    ProcessSpec, Propagation, Resources, Rlimit, Sandbox, SandboxMount, Security, Swap, Throttle,
+    ThrottleKind, Tuning,
 };
 
 /// Whether this process is a sandbox's launcher, and shall call [`child_main`] before anything else.
 pub fn is_child() -> bool {
-    std::env::args_os().next().is_some_and(|name| name == launch::CHILD_NAME)
+    std::env::args_os().next().is_some_and(|name| name == launch::CHILD_NAME || name == bundle::BUNDLE_NAME)
 }
 
 /// Removes the cgroups of sandboxes whose launcher was killed.
 pub fn sweep_cgroups() {
     child::sweep_cgroups();
+}
+
+/// The paths that are hidden from every process, unless it is told otherwise, and those it cannot write to.
+pub fn usual_paths() -> (Vec<String>, Vec<String>) {
+    let below = |folder: &str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("{folder}/{name}")).collect()
+    };
+    let mut hidden = below("/proc", &plan::PROC_MASKED);
+    hidden.extend(below("/sys", &plan::SYS_MASKED));
+    (hidden, below("/proc", &plan::PROC_READ_ONLY))
 }
 
 /// A detached bind mount of `path`, resolved as if `root` were `/`. Mounts below it are left out.

@@ -9,9 +9,16 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::capability::Capabilities;
+use super::monitor::LifePlan;
+use super::network::ServicesPlan;
+use super::network::user::UserNetwork;
 use super::seccomp::Filters;
-use super::spec::{CgroupSpec, Device, Io, MountSource, Network, ProcessSpec, Resources, Rlimit, Sandbox};
+use super::spec::{
+    CgroupSpec, Device, Filter, Io, Join, MountSource, Namespace, Namespaces, Network, ProcessSpec,
+    Propagation, Resources, Rlimit, Sandbox, Security,
+};
 use super::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use super::sysctl;
 use super::wire::Parcel;
 use crate::root;
 
@@ -22,16 +29,88 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub hostname: String,
-    pub new_network: bool,
+    pub network: NetworkPlan,
+    /// What is done for the network while the process lives.
+    pub services: Option<ServicesPlan>,
     /// The root file system, as an index of a descriptor.
     pub rootfs: usize,
     pub read_only: bool,
     pub steps: Vec<Step>,
     pub confine_paths: bool,
+    pub masks: Masks,
+    /// Paths below `/proc/sys`, and what is written there.
+    pub sysctls: Vec<(String, String)>,
     pub seccomp: Option<Bytes>,
     pub cgroup: Option<Cgroup>,
+    pub namespaces: NamespacePlan,
     pub stdio: Stdio,
     pub process: Process,
+    #[serde(default)]
+    pub user_network: Option<UserNetwork>,
+    /// What the launcher does besides waiting, for a container that outlives its starter.
+    #[serde(default)]
+    pub life: Option<LifePlan>,
+}
+
+/// What the launcher of a process that joins a sandbox is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct JoinPlan {
+    /// A process of the sandbox, as an index of a descriptor.
+    pub target: usize,
+    pub seccomp: Option<Bytes>,
+    pub stdio: Stdio,
+    pub process: Process,
+    pub detached: bool,
+}
+
+/// What a launcher is started for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    Run(Box<Plan>),
+    Join(Box<JoinPlan>),
+    Foreign(Box<super::bundle::ForeignPlan>),
+}
+
+/// Which namespaces are the sandbox's own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NamespacePlan {
+    pub pid: Whose,
+    pub ipc: Whose,
+    pub uts: Whose,
+    pub cgroup: Option<Whose>,
+}
+
+/// As [`Namespace`], with an index of a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Whose {
+    Own,
+    Host,
+    Join(usize),
+}
+
+/// What is hidden and what is protected.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Masks {
+    /// Below `/proc`.
+    pub proc_hidden: Vec<String>,
+    pub proc_protected: Vec<String>,
+    /// Below `/sys`.
+    pub sys_hidden: Vec<String>,
+    /// Whether each processor's `thermal_throttle` is.
+    pub throttle_hidden: bool,
+    /// Absolute paths, hidden when everything is mounted.
+    pub others: Vec<String>,
+}
+
+/// Which network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum NetworkPlan {
+    Host,
+    New,
+    /// One that somebody made, as an index of a descriptor.
+    Join(usize),
+    /// One that a program of the user's connects: [`Plan::user_network`].
+    User,
 }
 
 /// A range of the block that travels with the plan.
@@ -45,7 +124,7 @@ pub(super) struct Bytes {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Step {
     /// `attributes` are `MOUNT_ATTR_*`. With `strict` no link is followed to `target`.
-    Mount { target: String, kind: Kind, attributes: u64, strict: bool },
+    Mount { target: String, kind: Kind, attributes: u64, strict: bool, propagation: Propagation },
     /// A character device in `/dev`, or the host's where devices cannot be made.
     Device { name: String, major: u32, minor: u32 },
     /// A device that not every sandbox has, at a path below `/dev`.
@@ -79,7 +158,14 @@ pub(super) enum Kind {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Stdio {
     Fds([usize; 3]),
-    Terminal { rows: u16, columns: u16 },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
+    /// Pipes to the monitor; standard input may be something else.
+    Pipes {
+        stdin: Option<usize>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,11 +175,12 @@ pub(super) struct Cgroup {
     pub parent: Vec<String>,
     pub resources: Resources,
     pub limit_devices: bool,
+    pub accounted: bool,
     /// What the devices controller admits besides Docker's devices.
     pub devices: Vec<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Process {
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
@@ -107,10 +194,11 @@ pub(super) struct Process {
     pub no_new_privileges: bool,
     pub ambient: bool,
     pub rlimits: Vec<Limit>,
+    pub oom_score_adj: Option<i32>,
 }
 
 /// A resource limit by the kernel's number.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limit {
     pub name: String,
     pub resource: u32,
@@ -137,6 +225,8 @@ pub(super) const SYS_MASKED: [&str; 2] = ["firmware", "devices/virtual/powercap"
 /// Why a sandbox cannot be: the caller's own mistakes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
+    #[error("{0} cannot be had with another runtime than our own")]
+    Foreign(&'static str),
     #[error("no program to run")]
     NoProgram,
     #[error("an argument of `{0}` holds a NUL byte")]
@@ -159,6 +249,14 @@ pub enum PlanError {
     Device(String),
     #[error("no system call filter is known for this architecture")]
     Architecture,
+    #[error("cannot set `{name}`: {why}")]
+    Sysctl { name: String, why: &'static str },
+    #[error("invalid rule for devices `{0}`: expected such as `c 10:200 rwm`")]
+    DeviceRule(String),
+    #[error("cannot hide `{0}`: it is not an absolute path, or it is `/`")]
+    Mask(String),
+    #[error("the score `{0}` for the kernel's killer is not from -1000 to 1000")]
+    OomScore(i32),
 }
 
 /// Turns a sandbox into its plan and what travels with it.
@@ -168,7 +266,10 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     if sandbox.hostname.is_empty() || sandbox.hostname.len() > 64 || sandbox.hostname.contains('\0') {
         return Err(PlanError::Hostname(sandbox.hostname));
     }
-    let process = process(&sandbox, tty)?;
+    let score = sandbox.tuning.oom_score_adj;
+    let process = process(&sandbox.process, &sandbox.security, &sandbox.rlimits, score, tty)?;
+    let sysctls = sysctl::check(&sandbox.tuning.sysctls, &sandbox.namespaces, &sandbox.network)?;
+    let masks = masks(&sandbox.security)?;
     let cgroup = sandbox.cgroup.as_ref().map(|spec| cgroup(spec, &sandbox)).transpose()?;
     let mut steps = standard_steps(sandbox.security.confine_paths, sandbox.shm_size);
     for device in sandbox.devices {
@@ -188,7 +289,13 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
         if let Some(contents) = contents {
             let kind = Kind::File { contents: parcel.add_bytes(contents), mode: 0o644, uid: 0, gid: 0 };
             let target = target.to_owned();
-            steps.push(Step::Mount { target, kind, attributes: file_attributes, strict: false });
+            steps.push(Step::Mount {
+                target,
+                kind,
+                attributes: file_attributes,
+                strict: false,
+                propagation: Propagation::default(),
+            });
         }
     }
     for mount in sandbox.mounts {
@@ -201,43 +308,161 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
         if mount.inert {
             attributes |= ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
         }
+        let options = mount.options;
+        for (wanted, bit) in
+            [(options.nosuid, ATTR_NOSUID), (options.nodev, ATTR_NODEV), (options.noexec, ATTR_NOEXEC)]
+        {
+            if wanted {
+                attributes |= bit;
+            }
+        }
         let kind = match mount.source {
             MountSource::Fd(fd) => Kind::Handle(parcel.add_fd(fd)),
             MountSource::Tmpfs { size, mode } => {
-                attributes |= ATTR_NOSUID;
+                if !options.suid {
+                    attributes |= ATTR_NOSUID;
+                }
                 Kind::Tmpfs { size, mode }
             }
             MountSource::File { contents, mode, uid, gid } => {
                 Kind::File { contents: parcel.add_bytes(&contents), mode, uid, gid }
             }
         };
-        steps.push(Step::Mount { target, kind, attributes, strict: false });
+        steps.push(Step::Mount { target, kind, attributes, strict: false, propagation: options.propagation });
     }
-    let seccomp = if sandbox.security.seccomp {
-        let program = filters.get(sandbox.security.capabilities).ok_or(PlanError::Architecture)?;
-        Some(parcel.add_bytes(&program))
-    } else {
-        None
+    let seccomp = filter(&sandbox.security, filters, &mut parcel)?;
+    let stdio = stdio(sandbox.io, &mut parcel);
+    let Namespaces { pid, ipc, uts, cgroup: cgroup_namespace } = sandbox.namespaces;
+    let mut whose = |namespace| match namespace {
+        Namespace::Own => Whose::Own,
+        Namespace::Host => Whose::Host,
+        Namespace::Join(fd) => Whose::Join(parcel.add_fd(fd)),
     };
-    let stdio = match sandbox.io {
-        Io::Fds { stdin, stdout, stderr } => {
-            Stdio::Fds([stdin, stdout, stderr].map(|fd: OwnedFd| parcel.add_fd(fd)))
+    let namespaces = NamespacePlan {
+        pid: whose(pid),
+        ipc: whose(ipc),
+        uts: whose(uts),
+        cgroup: cgroup_namespace.map(whose),
+    };
+    let user_network = match &sandbox.network {
+        Network::User(network) => Some(network.clone()),
+        Network::Host | Network::None | Network::Namespace(_) | Network::Served { .. } => None,
+    };
+    let (network, services) = match sandbox.network {
+        Network::Host => (NetworkPlan::Host, None),
+        Network::None => (NetworkPlan::New, None),
+        Network::User(_) => (NetworkPlan::User, None),
+        Network::Namespace(namespace) => (NetworkPlan::Join(parcel.add_fd(namespace)), None),
+        Network::Served { namespace, services } => {
+            (NetworkPlan::Join(parcel.add_fd(namespace)), Some(services.plan(&mut parcel)))
         }
-        Io::Terminal { rows, columns } => Stdio::Terminal { rows, columns },
     };
     let plan = Plan {
         hostname: sandbox.hostname,
-        new_network: sandbox.network == Network::None,
+        network,
+        services,
         rootfs: parcel.add_fd(sandbox.rootfs),
         read_only: sandbox.read_only,
         steps,
         confine_paths: sandbox.security.confine_paths,
+        masks,
+        sysctls,
         seccomp,
         cgroup,
+        namespaces,
         stdio,
         process,
+        user_network,
+        life: None,
     };
     Ok((plan, parcel))
+}
+
+/// Turns a process that joins a sandbox into its plan and what travels with it.
+pub(super) fn join(join: Join, filters: &Filters) -> Result<(JoinPlan, Parcel), PlanError> {
+    let mut parcel = Parcel::default();
+    let tty = matches!(join.io, Io::Terminal { .. });
+    let process = process(&join.process, &join.security, &join.rlimits, join.oom_score_adj, tty)?;
+    let seccomp = filter(&join.security, filters, &mut parcel)?;
+    let stdio = stdio(join.io, &mut parcel);
+    let target = parcel.add_fd(join.target);
+    Ok((JoinPlan { target, seccomp, stdio, process, detached: join.detached }, parcel))
+}
+
+pub(super) fn filter(
+    security: &Security,
+    filters: &Filters,
+    parcel: &mut Parcel,
+) -> Result<Option<Bytes>, PlanError> {
+    Ok(match &security.seccomp {
+        Filter::Docker => {
+            let program = filters.get(security.capabilities).ok_or(PlanError::Architecture)?;
+            Some(parcel.add_bytes(&program))
+        }
+        Filter::Program(program) => Some(parcel.add_bytes(program.bytes())),
+        Filter::None => None,
+    })
+}
+
+fn stdio(io: Io, parcel: &mut Parcel) -> Stdio {
+    match io {
+        Io::Fds { stdin, stdout, stderr } => {
+            Stdio::Fds([stdin, stdout, stderr].map(|fd: OwnedFd| parcel.add_fd(fd)))
+        }
+        Io::Terminal { rows, columns } => Stdio::Terminal { rows, columns },
+        Io::Pipes { stdin } => Stdio::Pipes { stdin: stdin.map(|fd| parcel.add_fd(fd)) },
+    }
+}
+
+/// Docker's lists without what somebody wants to see, and what somebody wants hidden besides.
+fn masks(security: &Security) -> Result<Masks, PlanError> {
+    let mut others = Vec::new();
+    for path in &security.mask {
+        let clean = root::clean(path);
+        if !path.starts_with('/') || clean == "/" || clean.contains('\0') {
+            return Err(PlanError::Mask(path.replace('\0', "\\0")));
+        }
+        others.push(clean);
+    }
+    if !security.confine_paths {
+        return Ok(Masks { others, ..Masks::default() });
+    }
+    let unmasked = |path: &str| {
+        security.unmask.iter().any(|pattern| {
+            pattern.eq_ignore_ascii_case("ALL") || matches(pattern.trim_end_matches('/'), path)
+        })
+    };
+    let kept = |below: &str, list: &[&str]| -> Vec<String> {
+        let full = |name: &&&str| !unmasked(&format!("{below}/{name}"));
+        list.iter().filter(full).map(|name| (*name).to_owned()).collect()
+    };
+    Ok(Masks {
+        proc_hidden: kept("/proc", &PROC_MASKED),
+        proc_protected: kept("/proc", &PROC_READ_ONLY),
+        sys_hidden: kept("/sys", &SYS_MASKED),
+        throttle_hidden: !unmasked("/sys/devices/system/cpu/cpu0/thermal_throttle"),
+        others,
+    })
+}
+
+/// Whether a path is what a pattern says, where `*` stands for any characters but a slash.
+fn matches(pattern: &str, path: &str) -> bool {
+    let (pattern, path): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
+    let name = |(pattern, name): (&&str, &&str)| {
+        let mut pieces = pattern.split('*');
+        let first = pieces.next().unwrap_or_default();
+        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let pieces: Vec<&str> = pieces.collect();
+        let Some((last, middle)) = pieces.split_last() else { return rest.is_empty() };
+        for piece in middle {
+            match rest.find(piece) {
+                Some(at) => rest = &rest[at + piece.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    };
+    pattern.len() == path.len() && pattern.iter().zip(&path).all(name)
 }
 
 /// What every sandbox has: `/proc`, `/dev` and its devices, `/sys`.
@@ -248,6 +473,7 @@ fn standard_steps(confined: bool, shm_size: Option<u64>) -> Vec<Step> {
         kind,
         attributes,
         strict,
+        propagation: Propagation::default(),
     };
     let sys_attributes = if confined { inert | ATTR_RDONLY } else { inert };
     // A link at one of the three would put our mount where the image likes (CVE-2019-19921,
@@ -277,8 +503,17 @@ fn standard_steps(confined: bool, shm_size: Option<u64>) -> Vec<Step> {
     steps
 }
 
-fn process(sandbox: &Sandbox, tty: bool) -> Result<Process, PlanError> {
-    let ProcessSpec { args, env, cwd, user, umask } = &sandbox.process;
+pub(super) fn process(
+    spec: &ProcessSpec,
+    security: &Security,
+    rlimits: &[Rlimit],
+    oom_score_adj: Option<i32>,
+    tty: bool,
+) -> Result<Process, PlanError> {
+    let ProcessSpec { args, env, cwd, user, umask } = spec;
+    if let Some(score) = oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
+        return Err(PlanError::OomScore(score));
+    }
     let program = args.first().filter(|program| !program.is_empty()).ok_or(PlanError::NoProgram)?;
     if args.iter().any(|arg| arg.contains('\0')) {
         return Err(PlanError::NulInArguments(program.replace('\0', "\\0")));
@@ -294,15 +529,18 @@ fn process(sandbox: &Sandbox, tty: bool) -> Result<Process, PlanError> {
         gid: user.gid,
         groups: user.groups.clone(),
         umask: umask & 0o777,
-        capabilities: sandbox.security.capabilities,
-        no_new_privileges: sandbox.security.no_new_privileges,
-        ambient: sandbox.security.ambient,
-        rlimits: sandbox.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+        capabilities: security.capabilities,
+        no_new_privileges: security.no_new_privileges,
+        ambient: security.ambient,
+        rlimits: rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+        oom_score_adj,
     })
 }
 
-fn limit(limit: &Rlimit) -> Result<Limit, PlanError> {
-    let resource = match limit.name.as_str() {
+/// The kernel's number of a limit, by the name of `--ulimit`.
+pub(super) fn rlimit_number(name: &str) -> Option<u32> {
+    let resource = match name {
+        "as" => libc::RLIMIT_AS,
         "core" => libc::RLIMIT_CORE,
         "cpu" => libc::RLIMIT_CPU,
         "data" => libc::RLIMIT_DATA,
@@ -318,14 +556,20 @@ fn limit(limit: &Rlimit) -> Result<Limit, PlanError> {
         "rttime" => libc::RLIMIT_RTTIME,
         "sigpending" => libc::RLIMIT_SIGPENDING,
         "stack" => libc::RLIMIT_STACK,
-        other => return Err(PlanError::Rlimit(other.to_owned())),
+        _ => return None,
     };
-    let value = |value: Option<u64>| value.unwrap_or(libc::RLIM_INFINITY);
-    let (soft, hard) = (value(limit.soft), value(limit.hard));
     // The type of these constants differs between C libraries.
     #[allow(clippy::unnecessary_cast)]
-    let resource = resource as u32;
-    Ok(Limit { name: limit.name.clone(), resource, soft, hard })
+    Some(resource as u32)
+}
+
+fn limit(limit: &Rlimit) -> Result<Limit, PlanError> {
+    // Docker has no name for the address space's.
+    let resource = rlimit_number(&limit.name)
+        .filter(|_| limit.name != "as")
+        .ok_or_else(|| PlanError::Rlimit(limit.name.clone()))?;
+    let value = |value: Option<u64>| value.unwrap_or(libc::RLIM_INFINITY);
+    Ok(Limit { name: limit.name.clone(), resource, soft: value(limit.soft), hard: value(limit.hard) })
 }
 
 /// The variables as the kernel takes them: those given, each once, and then Docker's where missing.
@@ -370,13 +614,37 @@ fn cgroup(spec: &CgroupSpec, sandbox: &Sandbox) -> Result<Cgroup, PlanError> {
         let Device { block, major, minor, access, .. } = device;
         format!("{} {major}:{minor} {access}", if *block { 'b' } else { 'c' })
     };
+    let mut devices: Vec<String> = sandbox.devices.iter().map(rule).collect();
+    for rule in &sandbox.tuning.device_rules {
+        if !is_device_rule(rule) {
+            return Err(PlanError::DeviceRule(rule.clone()));
+        }
+        devices.push(rule.clone());
+    }
     Ok(Cgroup {
         id: spec.id.clone(),
         parent,
         resources: spec.resources.clone(),
         limit_devices: sandbox.security.confine_paths,
-        devices: sandbox.devices.iter().map(rule).collect(),
+        accounted: spec.accounted,
+        devices,
     })
+}
+
+/// `a`, `b` or `c`, numbers or `*`, and what may be done: as the devices controller reads it.
+pub fn is_device_rule(rule: &str) -> bool {
+    let number = |text: &str| text == "*" || (!text.starts_with('+') && text.parse::<u32>().is_ok());
+    let mut fields = rule.split(' ');
+    let (Some(kind), Some(numbers), Some(access), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return false;
+    };
+    matches!(kind, "a" | "b" | "c")
+        && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+        && !access.is_empty()
+        && access.len() <= 3
+        && access.bytes().all(|byte| b"rwm".contains(&byte))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::capability::Capabilities;
+use super::network::user::UserNetwork;
+use super::seccomp::Program;
 use super::users::ResolvedUser;
 
 /// A process and all that it shall see. Nothing of the host is added to it but the kernel.
@@ -28,7 +30,57 @@ pub struct Sandbox {
     pub devices: Vec<Device>,
     /// None runs the process in the caller's own cgroups.
     pub cgroup: Option<CgroupSpec>,
+    pub namespaces: Namespaces,
+    pub tuning: Tuning,
     pub io: Io,
+}
+
+/// Which namespaces besides the mount and the network namespace are its own.
+#[derive(Debug, Default)]
+pub struct Namespaces {
+    pub pid: Namespace,
+    pub ipc: Namespace,
+    pub uts: Namespace,
+    /// None for what the machine's cgroup version makes usual: its own on v2, the host's on v1.
+    pub cgroup: Option<Namespace>,
+}
+
+/// Whose a namespace is.
+#[derive(Debug, Default)]
+pub enum Namespace {
+    #[default]
+    Own,
+    /// That of the caller.
+    Host,
+    /// One that is there, by a handle on it, as `/proc/<pid>/ns/ipc` opens.
+    Join(OwnedFd),
+}
+
+/// Settings of the kernel for this sandbox alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Names with dots or slashes, and values. Only those that belong to a namespace of the sandbox's own.
+    pub sysctls: Vec<(String, String)>,
+    /// None for 0, whatever the caller's is.
+    pub oom_score_adj: Option<i32>,
+    /// What the devices list admits besides [`Sandbox::devices`], as in `c 10:* rwm`.
+    pub device_rules: Vec<String>,
+}
+
+/// A process that joins a sandbox which is there: its namespaces, its root, its cgroup.
+#[derive(Debug)]
+pub struct Join {
+    /// A handle on a process of the sandbox, usually the first.
+    pub target: OwnedFd,
+    pub process: ProcessSpec,
+    /// Usually that of the sandbox. Paths are masked as they are there.
+    pub security: Security,
+    pub rlimits: Vec<Rlimit>,
+    /// None for the target's own.
+    pub oom_score_adj: Option<i32>,
+    pub io: Io,
+    /// Whether the process goes on when the caller is gone.
+    pub detached: bool,
 }
 
 /// The process itself.
@@ -57,13 +109,19 @@ pub struct Files {
 }
 
 /// Which network the process sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub enum Network {
     /// That of the caller.
     #[default]
     Host,
     /// A loopback device of its own.
     None,
+    /// A network namespace that somebody made: a handle on it, as `/proc/<pid>/ns/net` opens.
+    Namespace(OwnedFd),
+    /// One that is in bridge networks, and what is done for it while the process lives.
+    Served { namespace: OwnedFd, services: Box<super::network::Services> },
+    /// One of its own that a program of an ordinary user's connects.
+    User(UserNetwork),
 }
 
 /// Something mounted below the root.
@@ -76,6 +134,32 @@ pub struct SandboxMount {
     pub read_only: bool,
     /// `nosuid`, `nodev` and `noexec`, as secrets have.
     pub inert: bool,
+    pub options: MountOptions,
+}
+
+/// How something is mounted, beyond the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    pub propagation: Propagation,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    /// Whether setuid programs count in memory too ([`MountSource::Tmpfs`]), where they usually do not.
+    pub suid: bool,
+}
+
+/// How mounts made on one side are seen on the other. `Slave` and `Shared` say what the mount may be at most: a mount
+/// that was taken from a namespace where nothing is shared stays alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Docker's `rprivate`.
+    #[default]
+    RecursivelyPrivate,
+    Private,
+    Slave,
+    RecursivelySlave,
+    Shared,
+    RecursivelyShared,
 }
 
 /// What is mounted.
@@ -91,17 +175,32 @@ pub enum MountSource {
 }
 
 /// What the process may do to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Security {
     /// Its bounding set, and what root inside has. Those the caller lacks are left out.
     pub capabilities: Capabilities,
-    /// Whether Docker's system call filter applies.
-    pub seccomp: bool,
-    /// Whether the paths of `/proc` and `/sys` that Docker hides or protects are so.
+    pub seccomp: Filter,
+    /// Whether the paths of `/proc` and `/sys` that Docker hides or protects are so, `/sys` is read-only and the
+    /// devices list holds.
     pub confine_paths: bool,
+    /// Absolute paths that are hidden besides.
+    pub mask: Vec<String>,
+    /// Of the usual paths, those that are neither hidden nor protected: paths, with `*` for any characters of a name,
+    /// or `ALL`.
+    pub unmask: Vec<String>,
     pub no_new_privileges: bool,
     /// Whether other users than root have the capabilities too.
     pub ambient: bool,
+}
+
+/// Which system calls are refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// Those that Docker's profile refuses.
+    Docker,
+    None,
+    /// Those that a profile of somebody's refuses: see [`super::seccomp::Profile`].
+    Program(Program),
 }
 
 impl Default for Security {
@@ -109,8 +208,10 @@ impl Default for Security {
     fn default() -> Self {
         Self {
             capabilities: Capabilities::DOCKER,
-            seccomp: true,
+            seccomp: Filter::Docker,
             confine_paths: true,
+            mask: Vec::new(),
+            unmask: Vec::new(),
             no_new_privileges: false,
             ambient: false,
         }
@@ -122,8 +223,10 @@ impl Security {
     pub fn insecure() -> Self {
         Self {
             capabilities: Capabilities::ALL,
-            seccomp: false,
+            seccomp: Filter::None,
             confine_paths: false,
+            mask: Vec::new(),
+            unmask: Vec::new(),
             no_new_privileges: false,
             ambient: true,
         }
@@ -131,9 +234,8 @@ impl Security {
 }
 
 /// A cgroup of its own, `/stave/<id>` in each hierarchy that can be written. Where none can (an
-/// ordinary user) the process runs without. On v1 the devices controller admits Docker's devices
-/// only; on v2 that would take an eBPF program, which is not done: there the mknod permission and
-/// `nodev` mounts are what stands between a process and devices.
+/// ordinary user) the process runs without. Docker's devices alone are admitted: by the devices controller on v1, by
+/// an eBPF program on v2.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupSpec {
     /// Letters, digits, `-` and `_`; unique on the machine.
@@ -142,6 +244,8 @@ pub struct CgroupSpec {
     /// root.
     pub parent: Option<String>,
     pub resources: Resources,
+    /// Whether what it uses is counted, for whoever asks for it: see [`super::Group::usage`].
+    pub accounted: bool,
 }
 
 /// What a cgroup limits. What this machine cannot limit is no error: see
@@ -165,6 +269,40 @@ pub struct Resources {
     pub cpus: Option<String>,
     /// Memory nodes, likewise.
     pub memory_nodes: Option<String>,
+    /// Bytes that it is pushed back to when memory is short.
+    #[serde(default)]
+    pub memory_reservation: Option<u64>,
+    /// From 0 to 100; version 1 only.
+    #[serde(default)]
+    pub memory_swappiness: Option<u64>,
+    /// Whether a process that wants more memory than there is waits instead of being killed; version 1 only.
+    #[serde(default)]
+    pub oom_kill_disable: bool,
+    /// The share of a disk's time, from 10 to 1000.
+    #[serde(default)]
+    pub blkio_weight: Option<u64>,
+    /// Limits of single disks.
+    #[serde(default)]
+    pub throttles: Vec<Throttle>,
+}
+
+/// A limit of what goes to or from a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttle {
+    pub kind: ThrottleKind,
+    pub major: u32,
+    pub minor: u32,
+    /// Bytes or operations a second; for a weight the weight.
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ThrottleKind {
+    Weight,
+    ReadBytes,
+    WriteBytes,
+    ReadOperations,
+    WriteOperations,
 }
 
 /// A limit of memory and swap.
@@ -175,7 +313,7 @@ pub enum Swap {
 }
 
 /// A limit of each process, as `setrlimit` knows it. None is no limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
     /// As Docker's `--ulimit` calls it.
     pub name: String,
@@ -214,5 +352,10 @@ pub enum Io {
     Terminal {
         rows: u16,
         columns: u16,
+    },
+    /// Pipes whose other ends the launcher keeps, for a container with a [`super::monitor::Life`]. `stdin` is what
+    /// standard input is if that is not to be a pipe too.
+    Pipes {
+        stdin: Option<OwnedFd>,
     },
 }

@@ -27,7 +27,22 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 
 /// Sets attributes of the mount whose root `mount` is, and with `recursive` of those below it.
 pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    mount_change(mount, (set, 0), 0, recursive)
+}
+
+/// Sets how mounts made elsewhere are seen below the mount whose root `mount` is: `MS_PRIVATE` and its kin.
+pub(super) fn set_propagation(mount: BorrowedFd<'_>, propagation: u64, recursive: bool) -> io::Result<()> {
+    mount_change(mount, (0, 0), propagation, recursive)
+}
+
+/// Sets and clears attributes, and with a kind of propagation that too.
+pub(super) fn mount_change(
+    mount: BorrowedFd<'_>,
+    (set, clear): (u64, u64),
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = MountAttr { set, clear, propagation, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, and the structure is as long as the call is told.
     check(unsafe {
@@ -40,6 +55,13 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
             size_of::<MountAttr>(),
         )
     })?;
+    Ok(())
+}
+
+/// Enters namespaces: those of `flags` of a process, by a handle on it, or one by a handle on itself.
+pub(super) fn setns(handle: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the call takes a descriptor and a number; the callers have one thread.
+    check(unsafe { libc::syscall(libc::SYS_setns, handle.as_raw_fd(), flags) })?;
     Ok(())
 }
 
@@ -61,21 +83,22 @@ pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, c"", target, c"", flags)?)
 }
 
-/// What [`fork_into`] returns in each of the two processes.
+/// What [`fork`] returns in each of the two processes.
 pub(super) enum Forked {
     Child,
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Forks the calling process, the child being the first of a new process namespace.
+/// Forks the calling process. With `CLONE_NEWPID` the child is the first of a new process namespace, with
+/// `CLONE_PARENT` it is not our child but our parent's.
 ///
 /// Plain `clone`, not `clone3`: filters such as Docker's answer `clone3` with ENOSYS.
 ///
 /// # Safety
 /// The caller has one thread.
-pub(super) unsafe fn fork_into_pid_namespace() -> io::Result<Forked> {
+pub(super) unsafe fn fork(flags: libc::c_int) -> io::Result<Forked> {
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is a fork, on a stack of the child's own copy; with CLONE_PIDFD
     // the third argument is where the handle goes. With one thread no lock is held by another.
     let pid =
@@ -86,6 +109,21 @@ pub(super) unsafe fn fork_into_pid_namespace() -> io::Result<Forked> {
     // SAFETY: the kernel just made this descriptor for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Forked::Parent { pid: pid as i32, pidfd })
+}
+
+/// Sends a signal by number to the process that this is a handle of.
+pub(super) fn pidfd_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the call takes a descriptor that is open, a number, and no information.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
+    Ok(())
 }
 
 /// Closes, or with `cloexec` marks, all descriptors from `first` on.
@@ -131,6 +169,15 @@ pub(super) fn reset_signals() {
     unsafe {
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Keeps processes of other namespaces from looking into this one, or tracing it, until it executes something.
+pub(super) fn hide_memory() -> io::Result<()> {
+    // SAFETY: the call takes numbers.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

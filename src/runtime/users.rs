@@ -115,6 +115,20 @@ pub fn resolve(root: BorrowedFd<'_>, spec: &str) -> Result<ResolvedUser, UserErr
     Ok(resolved)
 }
 
+/// Puts more groups, names or numbers, to those of a user: `--group-add`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn add_groups(root: BorrowedFd<'_>, user: &mut ResolvedUser, groups: &[String]) -> Result<(), UserError> {
+    for group in groups {
+        let gid = lookup_group(root, group)?;
+        if !user.groups.contains(&gid) {
+            user.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
 /// Who gets the files of a `COPY --chown`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileOwner {

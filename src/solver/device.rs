@@ -254,6 +254,7 @@ impl Injected {
                 source: MountSource::Fd(mount.map_err(fail)?),
                 read_only: bound.options.iter().any(|option| option == "ro"),
                 inert: false,
+                options: runtime::MountOptions::default(),
             });
         }
         Ok(())

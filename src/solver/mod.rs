@@ -20,6 +20,7 @@ use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, Ver
 use crate::llb::{Definition, Op, Vertex};
 use crate::progress::{Progress, Step};
 use crate::runtime::Resources;
+use crate::runtime::network::user::UserNetwork;
 use crate::store::layers::Layer;
 use crate::store::views::{Scratch, View};
 use crate::store::{Lease, Store, StoreError};
@@ -31,6 +32,7 @@ mod device;
 mod local;
 mod missing;
 mod mounts;
+mod network;
 mod op;
 mod schedule;
 pub mod source;
@@ -38,6 +40,7 @@ pub mod ssh;
 
 pub use cancel::{Cancel, Hook};
 pub use local::Local;
+pub use network::StepNetwork;
 
 /// A layer in a tree, whether it is on this disk or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +116,12 @@ pub struct Environment<'a> {
     pub resources: &'a Resources,
     /// Folders with descriptions of devices, the first preferred.
     pub device_folders: &'a [PathBuf],
+    /// What steps have for a network unless they say so; none for the host's.
+    pub network: Option<&'a StepNetwork>,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: &'a [u8],
+    /// For an ordinary user: what connects the steps, or why nothing can.
+    pub user_network: Option<Result<&'a UserNetwork, &'a str>>,
     pub cancel: &'a Cancel,
     /// Brings sources over the network here.
     pub fetcher: source::Fetcher<'a>,

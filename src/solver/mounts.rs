@@ -12,7 +12,7 @@ use crate::cache::content::{self, Selector};
 use crate::digest::{Digest, Hasher};
 use crate::llb::{Attributes, CacheSharing, ExecOp, Mount, MountKind};
 use crate::root;
-use crate::runtime::{self, MountSource, SandboxMount};
+use crate::runtime::{self, MountOptions, MountSource, SandboxMount};
 use crate::solver::copy;
 use crate::solver::ssh::Forward;
 use crate::store::lease::{FileLock, MountSharing};
@@ -116,7 +116,14 @@ impl Solver<'_> {
                     (MountSource::Fd(runtime::bind(&socket, "/socket").map_err(failed)?), true, true)
                 }
             };
-            mounted.mounts.push(SandboxMount { target: mount.target.clone(), source, read_only, inert });
+            let options = MountOptions::default();
+            mounted.mounts.push(SandboxMount {
+                target: mount.target.clone(),
+                source,
+                read_only,
+                inert,
+                options,
+            });
         }
         Ok(mounted)
     }

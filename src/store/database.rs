@@ -8,7 +8,39 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
+
+/// What format 5 added: what containers are told to be, and what they share. A container of before, which nothing
+/// but `prune` knew, has an empty `config`. Those columns hold JSON of the engine's; the store does not read it.
+const CONTAINERS: &str = "
+ALTER TABLE container ADD COLUMN config TEXT NOT NULL DEFAULT '';
+CREATE TABLE volume (
+    name TEXT PRIMARY KEY,
+    labels TEXT NOT NULL,
+    options TEXT NOT NULL,
+    anonymous INTEGER NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+-- Which containers mount which volumes: a volume goes only when no row names it.
+CREATE TABLE volume_use (
+    volume TEXT NOT NULL REFERENCES volume (name),
+    container TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    PRIMARY KEY (volume, container)
+) WITHOUT ROWID;
+CREATE INDEX volume_use_container ON volume_use (container);
+-- Images that a container mounts besides its own.
+CREATE TABLE container_image (
+    container TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    image TEXT NOT NULL,
+    PRIMARY KEY (container, image)
+) WITHOUT ROWID;
+CREATE TABLE network (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    config TEXT NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+";
 
 /// How long a process waits for another's transaction.
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
@@ -231,6 +263,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         if found < 4 {
             transaction.execute_batch(PLACES)?;
             transaction.execute_batch(SERVED)?;
+        }
+        if found < 5 {
+            transaction.execute_batch(CONTAINERS)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;

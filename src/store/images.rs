@@ -222,7 +222,8 @@ impl Store {
         })
     }
 
-    /// Forgets an image that no name points at; its layers go with the next [`Store::prune`].
+    /// Forgets an image that no name points at and no container is made of or mounts; its layers go with the next
+    /// [`Store::prune`].
     /// Gives whether it was forgotten.
     ///
     /// # Errors
@@ -231,7 +232,9 @@ impl Store {
         self.write(|tx| {
             Ok(tx.execute(
                 "DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM name WHERE image = ?1)
-                 AND NOT EXISTS (SELECT 1 FROM member WHERE image = ?1)",
+                 AND NOT EXISTS (SELECT 1 FROM member WHERE image = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM container WHERE image = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM container_image WHERE image = ?1)",
                 [id],
             )? > 0)
         })

@@ -181,6 +181,8 @@ impl Store {
         lower: Option<&View>,
         lease: &Lease<'_>,
     ) -> Result<(LayerIdentity, Layer), StoreError> {
+        let below = lower.map(|lower| lower.as_fd().try_clone_to_owned()).transpose()?;
+        self.settle((&scratch.upper(), &scratch.work()), below.as_ref(), layer::Way::Link)?;
         let upper = crate::root::open_ambient_dir(scratch.upper())
             .map_err(StoreError::io("open", scratch.upper()))?;
         let made = layer::commit(upper.as_fd(), lower.map(AsFd::as_fd), self.marks()).map_err(Box::new)?;

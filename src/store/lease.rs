@@ -5,7 +5,7 @@
 //! nobody holds are dead and are swept.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rusqlite::params;
@@ -20,6 +20,8 @@ pub struct FileLock {
     file: File,
     /// What to remove when it ends, if anything.
     path: Option<PathBuf>,
+    /// Whether other descriptors go on with it.
+    handed_over: bool,
 }
 
 /// Who may use a cache mount at the same time.
@@ -68,7 +70,7 @@ impl FileLock {
         let ours = rustix::fs::fstat(&file).map_err(|error| fail()(error.into()))?;
         match rustix::fs::stat(path) {
             Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
-                Ok(Some(Self { file, path: Some(path.to_owned()) }))
+                Ok(Some(Self { file, path: Some(path.to_owned()), handed_over: false }))
             }
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(fail()(error.into())),
@@ -76,8 +78,56 @@ impl FileLock {
     }
 }
 
+/// For locks that outlive the process which took them.
+impl FileLock {
+    /// Whether somebody has the lock at this moment.
+    pub(super) fn is_held(path: &Path) -> Result<bool, StoreError> {
+        let fail = || StoreError::io("look at the lock", path);
+        let file = match File::options().write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(fail()(error)),
+        };
+        loop {
+            // Shared, so that two who look do not see each other. Closing the file gives it back.
+            match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(false),
+                Err(Errno::WOULDBLOCK) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(fail()(error.into())),
+            }
+        }
+    }
+
+    /// Another descriptor of the same lock: it is held until the last of them is closed.
+    ///
+    /// # Errors
+    /// What the kernel gives where there are too many descriptors.
+    pub fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
+    /// Gives the lock up without ending it: it goes on as long as the descriptor and its copies are open, in
+    /// whichever process.
+    ///
+    /// # Errors
+    /// As [`FileLock::duplicate`]; then the lock has ended.
+    pub fn hand_over(mut self) -> std::io::Result<OwnedFd> {
+        let copy = self.duplicate()?;
+        self.handed_over = true;
+        Ok(copy)
+    }
+
+    pub(super) fn adopt(held: OwnedFd, path: PathBuf) -> Self {
+        Self { file: held.into(), path: Some(path), handed_over: false }
+    }
+}
+
 impl Drop for FileLock {
     fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
         // Removed while held, so no one can hold a lock on a file that is not there.
         if let Some(path) = &self.path {
             let _ = std::fs::remove_file(path);

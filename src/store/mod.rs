@@ -7,9 +7,11 @@
 //!   layers/<id>/fs      one layer's own files, in overlayfs form
 //!   stave.db            SQLite (WAL): layers, images, names, records, leases, cache mounts
 //!   mounts/<id>/        cache mounts
+//!   volumes/<name>/     volumes of containers
 //!   containers/<id>/    what `run` keeps of a container
 //!   remotes/            files and repositories that were fetched
 //!   uploads/            where uploads go on that were not ended: secrets
+//!   events.log          what happened, for `events`
 //!   reserve             room for the database on a full disk
 //!   tmp/  locks/
 //! ```
@@ -21,7 +23,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use rusqlite::Connection;
 use rustix::fs::Mode;
@@ -33,6 +35,7 @@ pub mod blobs;
 pub mod compress;
 pub mod containers;
 mod database;
+pub mod events;
 pub mod images;
 pub mod incoming;
 pub mod indexes;
@@ -41,15 +44,20 @@ pub mod layer_blobs;
 pub mod layers;
 pub mod lease;
 mod made;
+pub mod networks;
 pub mod places;
 pub mod prune;
 pub mod remotes;
 mod reserve;
 pub mod served;
 mod session;
+pub mod sizes;
+pub mod snapshotter;
 mod sweep;
 pub mod uploads;
 pub mod views;
+mod volume_fill;
+pub mod volumes;
 
 pub use lease::Lease;
 
@@ -101,9 +109,11 @@ pub enum StoreError {
     #[error(transparent)]
     Manifest(#[from] crate::image::DocumentError),
     #[error(
-        "the name `{0}` is in use by another container: choose another, or remove ended ones with `stave prune`"
+        "the name `{0}` is in use by another container: choose another, or remove that one with `stave rm`"
     )]
     NameTaken(String),
+    #[error("network with name `{0}` already exists")]
+    NetworkTaken(String),
     #[error("{0}")]
     Archive(String),
     #[error("cannot unpack the layer {layer}: {source}")]
@@ -112,6 +122,8 @@ pub enum StoreError {
     Mount(#[source] layer::PathError),
     #[error("cannot read the layer's files: {0}")]
     Commit(#[from] Box<layer::CommitError>),
+    #[error("cannot copy files: {0}")]
+    CopyTree(#[source] Box<layer::CopyError>),
     #[error("cannot compress the layer: {0}")]
     Compress(#[from] io::Error),
 }
@@ -147,6 +159,8 @@ pub struct Store {
     environment: Environment,
     database: Mutex<Connection>,
     session: Mutex<Option<session::Session>>,
+    snapshotter_options: OnceLock<snapshotter::SnapshotterOptions>,
+    snapshotter: OnceLock<snapshotter::Chosen>,
 }
 
 impl Store {
@@ -176,8 +190,15 @@ impl Store {
             root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
         }
         let database = reserve::open_database(&path)?;
-        let store =
-            Self { path, root, environment, database: Mutex::new(database), session: Mutex::default() };
+        let store = Self {
+            path,
+            root,
+            environment,
+            database: Mutex::new(database),
+            session: Mutex::default(),
+            snapshotter_options: OnceLock::new(),
+            snapshotter: OnceLock::new(),
+        };
         store.drop_torn_layers()?;
         Ok(store)
     }

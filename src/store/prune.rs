@@ -17,12 +17,16 @@ const PLACE_LIFETIME: i64 = 90 * 24 * 3600 * 1_000_000_000;
 /// What a prune shall take.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PruneOptions {
+    /// Containers that do not run.
+    pub containers: bool,
     /// Images that no name points at.
     pub unnamed_images: bool,
     /// Every image that no container uses, named or not.
     pub all_images: bool,
     /// The build cache: its records and the layers that only they hold.
     pub build_cache: bool,
+    /// Of the build cache only what was not used since then, in nanoseconds since the epoch.
+    pub unused_since: Option<i64>,
     /// What is in cache mounts.
     pub cache_mounts: bool,
 }
@@ -73,11 +77,13 @@ impl Store {
         self.sweep_temporary()?;
         let bytes = self.sweep_incoming(None)?;
         self.sweep_leases()?;
-        let mut pruned = Pruned { containers: self.prune_containers()?, bytes, ..Pruned::default() };
+        let containers = if options.containers { self.prune_containers()? } else { Vec::new() };
+        let mut pruned = Pruned { containers, bytes, ..Pruned::default() };
         self.write(|tx| -> Result<_, StoreError> {
             if options.all_images {
                 tx.execute(
                     "DELETE FROM name WHERE image NOT IN (SELECT image FROM container)
+                        AND image NOT IN (SELECT image FROM container_image)
                         AND image NOT IN (SELECT image FROM lease_image)
                         AND name NOT IN (SELECT name FROM member WHERE image IN (SELECT image FROM lease_image))",
                     [],
@@ -88,6 +94,7 @@ impl Store {
             if options.unnamed_images || options.all_images {
                 self.prune_served(tx, options.all_images)?;
                 let unused = "id NOT IN (SELECT image FROM name) AND id NOT IN (SELECT image FROM member) AND id NOT IN (SELECT image FROM container)
+                              AND id NOT IN (SELECT image FROM container_image)
                               AND id NOT IN (SELECT image FROM lease_image)";
                 pruned.images = tx
                     .prepare(&format!("SELECT id FROM image WHERE {unused}"))?
@@ -96,8 +103,9 @@ impl Store {
                 tx.execute(&format!("DELETE FROM image WHERE {unused}"), [])?;
             }
             if options.build_cache {
-                pruned.records = tx.execute("DELETE FROM action", [])?;
-                tx.execute("DELETE FROM content", [])?;
+                let used_before = options.unused_since.unwrap_or(i64::MAX);
+                pruned.records = tx.execute("DELETE FROM action WHERE used < ?", [used_before])?;
+                tx.execute("DELETE FROM content WHERE used < ?", [used_before])?;
             }
             if options.build_cache && options.all_images {
                 // Nothing is left that could be brought anywhere.
@@ -111,7 +119,7 @@ impl Store {
         if options.cache_mounts {
             self.prune_cache_mounts(&mut pruned)?;
         }
-        if options.build_cache {
+        if options.build_cache && options.unused_since.is_none() {
             self.sweep_uploads(true)?;
             // They only save reading files again whose digests were known.
             for (path, _) in entries(&self.path().join("contexts"))? {

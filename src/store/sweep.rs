@@ -34,6 +34,7 @@ impl Store {
             self.remove_tree(&path)?;
         }
         self.sweep_containers()?;
+        self.sweep_volumes()?;
         self.sweep_uploads(false)?;
         self.sweep_locks()
     }
@@ -110,7 +111,7 @@ impl Store {
                  UNION SELECT manifest FROM name WHERE manifest IS NOT NULL
                  UNION SELECT manifest FROM member
                  UNION SELECT image FROM pin UNION SELECT manifest FROM pin
-                 UNION SELECT image FROM container",
+                 UNION SELECT image FROM container UNION SELECT image FROM container_image",
             )?
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
@@ -165,17 +166,6 @@ impl Store {
             if !session.starts_with("session-") || self.session_is_over(session)? {
                 self.remove_tree(&path)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Places of containers that have no row.
-    fn sweep_containers(&self) -> Result<(), StoreError> {
-        let places = entries(&self.path().join("containers"))?;
-        let known: HashSet<String> = self
-            .read(|db| db.prepare("SELECT id FROM container")?.query_map([], |row| row.get(0))?.collect())?;
-        for (path, _) in places.iter().filter(|(_, name)| !known.contains(name)) {
-            self.remove_tree(path)?;
         }
         Ok(())
     }

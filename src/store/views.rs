@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::layer::overlay::{self, LayerRef};
+use super::layer::overlay::LayerRef;
 use super::layers::Layer;
 use super::{Store, StoreError};
 
@@ -35,14 +35,6 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A directory of this very name.
-    pub(super) fn at(place: &Path, name: &str) -> Result<Self, StoreError> {
-        let failed = || StoreError::io("create a directory in", place);
-        let mut builder = tempfile::Builder::new();
-        let folder = builder.prefix(name).rand_bytes(0).tempdir_in(place).map_err(failed())?;
-        Self { folder }.filled()
-    }
-
     fn filled(self) -> Result<Self, StoreError> {
         for path in [self.upper(), self.work()] {
             std::fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
@@ -58,17 +50,12 @@ impl Scratch {
         self.folder.keep()
     }
 
-    /// Leaves the directory where it is.
-    pub(super) fn keep(self) {
-        let _ = self.into_folder();
-    }
-
     /// The directory that becomes the layer's `fs`.
     pub fn upper(&self) -> PathBuf {
         self.folder.path().join("fs")
     }
 
-    fn work(&self) -> PathBuf {
+    pub(super) fn work(&self) -> PathBuf {
         self.folder.path().join("work")
     }
 }
@@ -99,7 +86,59 @@ impl Store {
         self.mount(layers, Some(scratch))
     }
 
+    /// The tree of a container, over its own `fs`: it ends with the handle, of which its monitor keeps a copy.
+    /// What was written is synced as any file is, for it shall be there after the machine's next start.
+    ///
+    /// # Errors
+    /// What mount and the file system give.
+    pub fn container_view(
+        &self,
+        layers: &[Layer],
+        id: &super::containers::ContainerId,
+    ) -> Result<OwnedFd, StoreError> {
+        let place = self.container_folder(id);
+        // Left by the last run, whose mount is gone.
+        let aside = place.join("mount");
+        if aside.exists() {
+            self.remove_tree(&aside)?;
+        }
+        std::fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
+        self.mount_over(layers, Some((place.join("fs"), place.join("work"))), &aside, false)
+    }
+
+    /// The tree of an image that a container mounts as its `number`th, read-only. What the mount needs is in the
+    /// container's folder, where it stays as long as that does.
+    ///
+    /// # Errors
+    /// What mount and the file system give.
+    pub fn container_image_view(
+        &self,
+        layers: &[Layer],
+        id: &super::containers::ContainerId,
+        number: usize,
+    ) -> Result<OwnedFd, StoreError> {
+        let aside = self.container_folder(id).join(format!("image-{number}"));
+        if aside.exists() {
+            self.remove_tree(&aside)?;
+        }
+        std::fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
+        self.mount_over(layers, None, &aside, false)
+    }
+
     fn mount(&self, layers: &[Layer], scratch: Option<&Scratch>) -> Result<View, StoreError> {
+        let folder = self.temporary()?;
+        let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
+        let mount = self.mount_over(layers, paths, folder.path(), true)?;
+        Ok(View { mount, folder })
+    }
+
+    fn mount_over(
+        &self,
+        layers: &[Layer],
+        paths: Option<(PathBuf, PathBuf)>,
+        scratch: &Path,
+        volatile: bool,
+    ) -> Result<OwnedFd, StoreError> {
         let folders: Vec<(PathBuf, &Layer)> = layers
             .iter()
             .filter(|layer| !layer.is_empty())
@@ -107,16 +146,6 @@ impl Store {
             .collect();
         let below: Vec<LayerRef<'_>> =
             folders.iter().map(|(fs, layer)| LayerRef { fs, implied: layer.implied() }).collect();
-        let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
-        let upper = paths.as_ref().map(|(upper, work)| overlay::Upper { upper, work });
-        let folder = self.temporary()?;
-        let options = overlay::Options {
-            marks: self.marks(),
-            scratch: folder.path(),
-            volatile: true,
-            api: overlay::Api::Auto,
-        };
-        let mount = overlay::mount(&below, upper, &options).map_err(StoreError::Mount)?;
-        Ok(View { mount, folder })
+        self.mount_tree(&below, paths.as_ref(), scratch, volatile)
     }
 }

@@ -61,7 +61,7 @@ fn greeter(root: &Path) {
         (String::from_utf8(id).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let run = |args: &[&str]| {
-        let output = stave(&[&["run", "--rm"], args].concat());
+        let output = stave(&[&["run", "--rm", "--network=none"], args].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     };
 

@@ -3,8 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const NOUNS: &[&str] =
-    &["digest", "reference", "platform", "image", "diagnostic", "progress", "root", "pattern", "spelling"];
+const NOUNS: &[&str] = &[
+    "digest",
+    "reference",
+    "platform",
+    "image",
+    "diagnostic",
+    "progress",
+    "root",
+    "pattern",
+    "spelling",
+    "event",
+];
 
 /// (module, may name): the nouns come on top of each row that says `true`.
 const LAYERS: &[(&str, bool, &[&str])] = &[
@@ -17,6 +27,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("root", false, &[]),
     ("pattern", false, &[]),
     ("spelling", false, &[]),
+    ("event", false, &[]),
     ("llb", true, &[]),
     ("parser", true, &["llb"]),
     ("store", true, &[]),

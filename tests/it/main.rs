@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod containers;
 mod examples;
 mod fmt;
 mod fuzz;
@@ -10,6 +11,7 @@ mod harness;
 mod interop;
 mod layers;
 mod messages;
+mod oci;
 mod pushing;
 mod registry;
 mod registry_cli;

@@ -232,7 +232,7 @@ fn after(rig: &Rig, what: &str, context: &str) {
 
 /// A step that ran again made its files at another time, so only what is in them can be compared.
 fn right(rig: &Rig, what: &str) {
-    let shown = rig.run(&["run", "--rm", "image", "cat", "/one", "/two"]);
+    let shown = rig.run(&["run", "--rm", "--network=none", "image", "cat", "/one", "/two"]);
     assert_eq!(String::from_utf8_lossy(&shown.stdout), "1\n2\n", "{what}: {}", said(&shown));
 }
 
@@ -450,7 +450,7 @@ fn a_prune_gives_the_disk_back() {
     rig.ok(&["save", "-o", saved.to_str().unwrap(), "mixed"]);
     rig.ok(&["rmi", "mixed"]);
     rig.ok(&["load", "-i", saved.to_str().unwrap()]);
-    rig.ok(&["run", "mixed", "true"]);
+    rig.ok(&["run", "--network=none", "mixed", "true"]);
     assert!(rig.disk_use() > before + (2 << 20));
     rig.ok(&["prune", "--force", "--all", "--volumes"]);
     rig.assert_swept();

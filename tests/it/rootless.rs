@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use super::containers::LONG;
+use super::harness::processes::wait_for;
 use super::harness::{Events, Store, base_archive};
 use super::reliability::rig::{STAVE, assert_error, base_tar, has, open_to_all, said};
 
@@ -146,10 +148,23 @@ impl Person {
              CMD [\"cat\", \"/copied/place/file\"]\n",
         );
         self.ok(&["build", "-q", "-t", "image", &context]);
-        assert_eq!(self.ok(&["run", "--rm", "image"]), "text\n");
-        assert_eq!(self.ok(&["run", "--rm", "image", "ls", "/d"]), "g\n");
+        assert_eq!(self.ok(&["run", "--rm", "--network=none", "image"]), "text\n");
+        assert_eq!(self.ok(&["run", "--rm", "--network=none", "image", "ls", "/d"]), "g\n");
+        let output = self.run(&["run", "--rm", "image", "cat", "/proc/net/dev"]);
+        if has("pasta or slirp4netns, and an open /dev/net/tun", output.status.success()) {
+            let devices = String::from_utf8_lossy(&output.stdout).lines().count();
+            assert_eq!(
+                devices,
+                4,
+                "two lines of titles, the loopback device and one more: {}",
+                said(&output)
+            );
+        } else {
+            assert!(said(&output).contains("`--network none`"), "{}", said(&output));
+        }
         self.ok(&[
             "run",
+            "--network=none",
             "--name",
             "kept",
             "image",
@@ -185,7 +200,17 @@ impl Person {
         let output = self.run(&["build", "-q", "-t", "owned", &self.context(owned)]);
         assert_eq!(output.status.success(), self.range, "{}", said(&output));
         if self.range {
-            let shown = self.ok(&["run", "--rm", "owned", "stat", "-c", "%u:%g", "/own/file", "inner/x"]);
+            let shown = self.ok(&[
+                "run",
+                "--rm",
+                "--network=none",
+                "owned",
+                "stat",
+                "-c",
+                "%u:%g",
+                "/own/file",
+                "inner/x",
+            ]);
             assert_eq!(shown, "33:34\n33:34\n");
         }
         // Limits that only root can set are not silently without effect; others hold.
@@ -210,6 +235,68 @@ impl Person {
             let left = fs::read_dir(store.join(folder)).unwrap().count();
             assert_eq!(left, 0, "{folder}");
         }
+    }
+}
+
+/// Containers of a person's, which end with this.
+struct Lasting<'a>(&'a Person);
+
+impl Drop for Lasting<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["rm", "-f", "one", "two", "again"]);
+    }
+}
+
+impl Lasting<'_> {
+    fn start(&self, name: &str, flags: &[&str], script: &str) {
+        let command = ["base", "sh", "-c", script];
+        self.0.ok(&[&["run", "-d", "--name", name][..], flags, &command].concat());
+    }
+
+    fn exec(&self, name: &str, script: &str) -> String {
+        self.0.ok(&["exec", name, "sh", "-c", script])
+    }
+
+    /// Kills the process that stands for the user namespace.
+    fn kill_holder(&self) {
+        let file = self.0.path("home").join(".local/share/stave/namespace/holder");
+        let number: i32 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(number).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let is_gone = || match fs::read_to_string(format!("/proc/{number}/stat")) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        wait_for("the holder's end", LONG, || is_gone().then_some(()));
+    }
+
+    /// All find all, whoever was killed.
+    fn outlive_the_holder(&self) {
+        self.start("one", &["--network=none"], "echo here >/mark; exec sleep 100");
+        wait_for("the mark", LONG, || {
+            self.0.run(&["exec", "one", "sh", "-c", "test -e /mark"]).status.success().then_some(())
+        });
+        self.kill_holder();
+        assert_eq!(self.exec("one", "cat /mark"), "here\n");
+        self.0.ok(&["cp", "/etc/passwd", "one:/copied"]);
+        // Only from the same user namespace can it be in the other's network.
+        self.start("two", &["--network=container:one"], "exec sleep 100");
+        let network = "readlink /proc/self/ns/net";
+        assert_eq!(self.exec("two", network), self.exec("one", network));
+        self.exec("one", "test -s /copied");
+    }
+
+    /// One that was started again is found as well, also when it is the only one.
+    fn outlive_a_restart(&self) {
+        let script = "test -e /mark && exec sleep 100; touch /mark; exit 1";
+        self.start("again", &["--network=none", "--restart=on-failure:1"], script);
+        let format = "{{.RestartCount}} {{.State.Status}}";
+        wait_for("the other start", LONG, || {
+            (self.0.ok(&["inspect", "-f", format, "again"]).trim() == "1 running").then_some(())
+        });
+        self.0.ok(&["rm", "-f", "one", "two"]);
+        self.kill_holder();
+        self.exec("again", "test -e /mark");
     }
 }
 
@@ -250,7 +337,7 @@ fn shares_a_cache(person: &Person) {
     let (events, same) = build("two", &format!("--cache-from=type=local,src={cache}"));
     assert_eq!(events.ran(), [""; 0], "{events:?}");
     assert!(made.ran().len() >= 3 && id == same, "{made:?}");
-    assert_eq!(person.ok(&["run", "--rm", "two", "cat", "/listing"]), "f\nlink\nsub\n");
+    assert_eq!(person.ok(&["run", "--rm", "--network=none", "two", "cat", "/listing"]), "f\nlink\nsub\n");
 }
 
 #[test]
@@ -278,5 +365,73 @@ fn with_a_range_of_ids() {
 fn with_one_id() {
     if let Some(person) = person(false) {
         person.everything();
+    }
+}
+
+/// Containers go on, and are found, whatever becomes of the processes around them.
+fn keeps_containers(person: &Person) {
+    person.ok(&["import", person.path("base.tar").to_str().unwrap(), "base"]);
+    let lasting = Lasting(person);
+    lasting.outlive_the_holder();
+    lasting.outlive_a_restart();
+}
+
+#[test]
+fn containers_of_a_range_of_ids_are_found_again() {
+    if let Some(person) = person(true) {
+        keeps_containers(&person);
+    }
+}
+
+#[test]
+fn containers_of_one_id_are_found_again() {
+    if let Some(person) = person(false) {
+        keeps_containers(&person);
+    }
+}
+
+/// What a person cannot have is refused with what there is instead, and what only looks works.
+fn says_what_takes_root(person: &Person) {
+    person.ok(&["import", person.path("base.tar").to_str().unwrap(), "base"]);
+    person.ok(&["create", "--name=one", "--network=none", "base", "true"]);
+    let _lasting = Lasting(person);
+    let refused = |arguments: &[&str], says: &str| {
+        let output = person.run(arguments);
+        assert!(!output.status.success() && said(&output).contains(says), "{arguments:?}: {}", said(&output));
+    };
+    for arguments in [
+        &["network", "create", "front"][..],
+        &["network", "connect", "bridge", "one"],
+        &["network", "disconnect", "bridge", "one"],
+    ] {
+        refused(arguments, "--network container:NAME");
+    }
+    refused(&["run", "--rm", "--network=front", "base", "true"], "--network container:NAME");
+    refused(&["pause", "one"], "not running");
+    assert_eq!(
+        person.ok(&["network", "inspect", "-f", "{{.Name}} {{len .Containers}}", "bridge"]),
+        "bridge 0\n"
+    );
+    person.ok(&["network", "ls", "--filter=dangling=true"]);
+    // The host's message queues may not be mounted anew.
+    person.ok(&["run", "--rm", "--network=none", "--ipc=host", "base", "true"]);
+    let groups = ["run", "--rm", "--network=none", "--group-add=34", "base", "sh", "-c", "id -G"];
+    match person.range {
+        true => assert_eq!(person.ok(&groups), "0 34\n"),
+        false => refused(&groups, "/etc/subuid"),
+    }
+}
+
+#[test]
+fn a_range_of_ids_is_told_what_takes_root() {
+    if let Some(person) = person(true) {
+        says_what_takes_root(&person);
+    }
+}
+
+#[test]
+fn one_id_is_told_what_takes_root() {
+    if let Some(person) = person(false) {
+        says_what_takes_root(&person);
     }
 }

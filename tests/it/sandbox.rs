@@ -19,7 +19,7 @@ use stave::runtime::{
 };
 use tempfile::TempDir;
 
-mod harness;
+pub mod harness;
 
 use harness::*;
 
@@ -159,6 +159,7 @@ fn mounts() {
         source,
         read_only,
         inert: false,
+        options: stave::runtime::MountOptions::default(),
     };
     let script = "cat /in/deep/file /one; echo x > /in/deep/new; echo y > /rw/new; cat /run/secrets/s; \
         stat -c '%a %u %g' /run/secrets/s; stat -c %a /mem; echo z > /mem/z; cat /rw/inner/z 2>/dev/null; true";
@@ -333,8 +334,13 @@ fn hostile_images() {
     let mount = |target: &str| {
         let mut sandbox = tree.sandbox(&["true"]);
         let source = MountSource::Tmpfs { size: None, mode: Some(0o755) };
-        sandbox.mounts =
-            vec![SandboxMount { target: target.to_owned(), source, read_only: false, inert: false }];
+        sandbox.mounts = vec![SandboxMount {
+            target: target.to_owned(),
+            source,
+            read_only: false,
+            inert: false,
+            options: stave::runtime::MountOptions::default(),
+        }];
         tree.run(sandbox)
     };
     fs::create_dir(tree.path().join("proc")).unwrap();
@@ -431,7 +437,7 @@ fn cgroups() {
     let id = format!("test-{}", std::process::id());
     let resources =
         Resources { memory: Some(64 << 20), pids: Some(20), millicpus: Some(500), ..Resources::default() };
-    let spec = CgroupSpec { id: id.clone(), parent: None, resources };
+    let spec = CgroupSpec { id: id.clone(), resources, ..CgroupSpec::default() };
     let sandbox_script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; mknod /tmp/disk b 8 0; cat /tmp/disk; \
         cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max; mkdir /sys/fs/cgroup/pids/x; true";
     let out = tree.script(sandbox_script, |sandbox| sandbox.cgroup = Some(spec));
@@ -499,7 +505,7 @@ fn rootless() {
     let error = tree.run(sandbox).unwrap_err().to_string();
     assert!(error.contains("group id 34 is not mapped into this user namespace"), "{error}");
     let resources = Resources { pids: Some(5), ..Resources::default() };
-    let spec = CgroupSpec { id: "rootless".to_owned(), parent: None, resources };
+    let spec = CgroupSpec { id: "rootless".to_owned(), resources, ..CgroupSpec::default() };
     let out = tree.script("echo fine", |sandbox| sandbox.cgroup = Some(spec));
     assert_eq!(out.out, "fine\n");
     assert_eq!(tree.listing(), before);

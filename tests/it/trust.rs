@@ -147,7 +147,7 @@ fn archives_stay_inside() {
         // S03: the link in one layer, what goes through it in the next.
         let split: Vec<Vec<u8>> = members.iter().map(|member| tar_of(&[*member])).collect();
         canary.check(what, &load(&rig, &docker_archive(&split, serde_json::json!({}), None)));
-        canary.check(what, &rig.run(&["run", "--rm", "loaded", "ls", "/"]));
+        canary.check(what, &rig.run(&["run", "--rm", "--network=none", "loaded", "ls", "/"]));
         let context = rig.context("add", "FROM base\nADD layer.tar /\nADD layer.tar /etc/\nRUN ls -R /etc\n");
         fs::write(rig.path("add/layer.tar"), &layer).unwrap();
         canary.check(what, &rig.run(&["build", "--progress=plain", "-t", "added", &context]));
@@ -387,7 +387,7 @@ fn absurd_users_are_refused() {
     {
         let context = rig.context("user", &format!("FROM base\nUSER {user}\nRUN id -u\n"));
         assert_error(&rig.run(&["build", "--progress=plain", &context]), user);
-        assert_error(&rig.run(&["run", "--rm", "-u", user, "base", "id"]), user);
+        assert_error(&rig.run(&["run", "--rm", "--network=none", "-u", user, "base", "id"]), user);
     }
 }
 
@@ -417,7 +417,7 @@ fn the_hosts_environment_stays_outside() {
     assert!(loaded.status.success(), "{}", said(&loaded));
     let plain = rig.context("env", "FROM loaded\nARG CANARY\nRUN env && echo \"[$CANARY]\"\n");
     for args in [
-        vec!["run", "--rm", "loaded", "env"],
+        vec!["run", "--rm", "--network=none", "loaded", "env"],
         vec!["build", "--no-cache", "--progress=plain", "-t", "e", &plain],
     ] {
         let output = rig.command(&args).env("CANARY", CANARY).output().unwrap();
@@ -455,7 +455,7 @@ fn sandboxes_of_hostile_images_hold() {
         fs::write(rig.path("lying.tar"), base_tar(members)).unwrap();
         rig.ok(&["import", rig.path("lying.tar").to_str().unwrap(), "lying"]);
         let script = "echo bad > /dev/null; cat /proc/sysrq-trigger /proc/kcore | head -c 1 | wc -c";
-        canary.check(what, &rig.run(&["run", "--rm", "lying", "sh", "-c", script]));
+        canary.check(what, &rig.run(&["run", "--rm", "--network=none", "lying", "sh", "-c", script]));
         canary.check(
             what,
             &rig.run(&[
@@ -465,7 +465,7 @@ fn sandboxes_of_hostile_images_hold() {
             ]),
         );
     }
-    let facts = rig.ok(&["run", "--rm", "base", "cat", "/proc/self/status"]);
+    let facts = rig.ok(&["run", "--rm", "--network=none", "base", "cat", "/proc/self/status"]);
     let fact = |name: &str| {
         facts.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap().to_owned()
     };
@@ -485,7 +485,7 @@ fn sandboxes_of_hostile_images_hold() {
         // S77: a user namespace would give back every capability.
         "/bin/busybox unshare -U true",
     ] {
-        let output = rig.run(&["run", "--rm", "base", "sh", "-c", script]);
+        let output = rig.run(&["run", "--rm", "--network=none", "base", "sh", "-c", script]);
         assert!(!output.status.success(), "{script}: {}", said(&output));
     }
     assert!(fs::read(super::reliability::rig::STAVE).unwrap() == program);

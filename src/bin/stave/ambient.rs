@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use stave::runtime::network::Machine;
+use stave::runtime::network::user::{self, Unusable, UserNetwork};
 use stave::store::layer::{Ids, Options};
+use stave::store::snapshotter::{Snapshotter, SnapshotterOptions};
 use stave::store::{Environment, Store};
 
 use crate::enter;
@@ -38,7 +41,22 @@ pub fn home() -> Option<PathBuf> {
 
 /// Opens the store.
 pub fn open_store(given: Option<&Path>) -> Result<Store, Failure> {
-    Ok(Store::open(&store_root(given)?, environment())?)
+    let store = Store::open(&store_root(given)?, environment())?;
+    store.set_snapshotter(snapshotter()?);
+    Ok(store)
+}
+
+/// What trees are to be made with: `STAVE_SNAPSHOTTER`, or the best that works.
+fn snapshotter() -> Result<SnapshotterOptions, Failure> {
+    let asked = match std::env::var("STAVE_SNAPSHOTTER").ok().filter(|text| !text.is_empty()) {
+        Some(text) => Some(Snapshotter::parse(&text).ok_or_else(|| {
+            Failure::usage(format!("STAVE_SNAPSHOTTER is `{text}`"))
+                .hint("it is `overlay`, `fuse-overlayfs`, `copy`, or not set for the best that works")
+        })?),
+        None => None,
+    };
+    let files = crate::commands::program_folders().into_iter().map(|folder| folder.join("fuse-overlayfs"));
+    Ok(SnapshotterOptions { asked, fuse_overlayfs: files.into_iter().find(|file| file.is_file()) })
 }
 
 /// What a store must be told of this machine.
@@ -67,9 +85,67 @@ pub fn resolv_conf() -> Vec<u8> {
     std::fs::read("/etc/resolv.conf").unwrap_or_default()
 }
 
+/// For an ordinary user: what connects sandboxes to the network, or why nothing can.
+pub fn user_network() -> Option<Result<UserNetwork, Unusable>> {
+    crate::enter::outside()?;
+    let found = user::find(&crate::commands::program_folders());
+    Some(found.map(|programs| UserNetwork { programs, forwards: Vec::new() }))
+}
+
 /// The machine's name.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The kernel's version; an old one where it says something that is none.
+pub fn kernel() -> stave::runtime::seccomp::Kernel {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let floor = stave::runtime::seccomp::Kernel { major: 5, minor: 11 };
+    stave::runtime::seccomp::Kernel::parse(&release).unwrap_or(floor)
+}
+
+/// What the start of a container is told of the machine.
+pub fn host() -> stave::engine::network::Host {
+    let (resolv_conf, name) = (resolv_conf(), host_name());
+    stave::engine::network::Host {
+        resolv_conf,
+        name,
+        machine: machine(),
+        user_network: user_network().map(|found| found.map_err(|why| why.to_string())),
+        kernel: kernel(),
+    }
+}
+
+/// The variables that whoever starts a container again in our place must have too.
+pub fn handed_on() -> Vec<(String, String)> {
+    let names = ["HOME", "PATH", "STAVE_RUNTIME_DIR", "STAVE_SNAPSHOTTER", "XDG_RUNTIME_DIR"];
+    let mut variables: Vec<(String, String)> =
+        names.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
+    variables.extend(enter::entered().map(|user| (enter::OUTSIDE_VARIABLE.to_owned(), user.to_string())));
+    variables
+}
+
+/// Where networks are made, and with what. Administrators' programs are not on everybody's `PATH`.
+pub fn machine() -> Machine {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&folders).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let nft = folders.map(|folder| folder.join("nft")).find(|file| file.is_file());
+    Machine { runtime: runtime_folder(), nft }
+}
+
+/// The folder for what lives no longer than the machine runs: `STAVE_RUNTIME_DIR`, `/run/stave` for root, and
+/// `$XDG_RUNTIME_DIR/stave` for everybody else.
+fn runtime_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("STAVE_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        return PathBuf::from(folder);
+    }
+    if !enter::is_rootless() {
+        return PathBuf::from("/run/stave");
+    }
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    // Without a login session the variable is missing, and the folder most likely too.
+    let user = || PathBuf::from(format!("/run/user/{}", enter::outside().unwrap_or_default()));
+    folder.unwrap_or_else(user).join("stave")
 }
 
 /// The files of stave's configuration that are there, in the order in which they are merged.

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use stave::diagnostic::{Diagnostic, printable};
-use stave::engine::{PullError, PushError, RunError};
+use stave::engine::{PullError, PushError};
 use stave::exporter::ExportError;
 use stave::registry::RegistryError;
 use stave::transfer::TransferError;
@@ -62,6 +62,11 @@ impl Failure {
         self
     }
 
+    /// What is said, without the word in front of it.
+    pub fn message(&self) -> &str {
+        self.text.strip_prefix("error: ").unwrap_or(&self.text)
+    }
+
     /// Leaves with this code instead.
     pub fn with_code(mut self, code: u8) -> Self {
         self.code = code;
@@ -101,11 +106,7 @@ fn registry_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
         if let Some(ExportError::Registry(found)) = exported {
             return Some(found);
         }
-        let pulled = match error.downcast_ref() {
-            Some(RunError::Pull(inner)) => Some(inner),
-            _ => error.downcast_ref::<PullError>(),
-        };
-        if let Some(PullError::Registry(found)) = pulled {
+        if let Some(PullError::Registry(found)) = error.downcast_ref() {
             return Some(found);
         }
         next = error.source();
@@ -135,6 +136,9 @@ from_errors! {
     stave::serve::UsersError,
     stave::runtime::SpawnError,
     stave::runtime::users::UserError,
+    stave::engine::container::CreateError,
+    stave::engine::container::ControlError,
+    stave::runtime::monitor::ReplyError,
 }
 
 impl From<stave::reference::ReferenceError> for Failure {

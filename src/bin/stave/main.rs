@@ -9,10 +9,12 @@ use clap::Parser;
 mod say;
 
 mod ambient;
+mod attached;
 mod commands;
 mod enter;
 mod failure;
 mod findings;
+mod format;
 mod progress;
 mod signals;
 mod terminal;
@@ -22,12 +24,16 @@ fn main() -> ExitCode {
     if stave::runtime::is_child() {
         stave::runtime::child_main();
     }
-    let arguments = match commands::Arguments::try_parse() {
+    if enter::is_holder() {
+        enter::hold();
+    }
+    let arguments = match commands::Arguments::try_parse_from(commands::resolved(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
     if arguments.verb.needs_namespaces()
-        && let Err(failure) = enter::namespaces()
+        && let Err(failure) =
+            arguments.store_root().and_then(|root| enter::namespaces(arguments.verb.purpose(), &root))
     {
         return failure.report();
     }

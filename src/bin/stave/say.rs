@@ -43,6 +43,11 @@ pub fn json_line(value: &serde_json::Value) {
     out(format_args!("{}\n", escaped(&value.to_string())));
 }
 
+/// JSON on one line, as [`json_line`] writes it.
+pub fn escaped_json(value: &serde_json::Value) -> String {
+    escaped(&value.to_string())
+}
+
 /// JSON without the control characters that it lets stand, some of which steer terminals. They are in
 /// texts, where an escape means the same.
 fn escaped(json: &str) -> String {
@@ -66,6 +71,11 @@ fn write(what: impl FnOnce(&mut StdoutLock<'_>) -> std::io::Result<()>) {
 /// Writes to standard error; where that is closed nobody is left to tell.
 pub fn err(text: Arguments<'_>) {
     let _ = std::io::stderr().write_fmt(text);
+}
+
+/// Whether nobody reads any more, so that who goes on and on can stop.
+pub fn is_lost() -> bool {
+    LOST.lock().is_ok_and(|lost| lost.is_some())
 }
 
 /// Whether all that was to be said was written, or is not missed.

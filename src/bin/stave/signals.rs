@@ -4,11 +4,10 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
-use stave::runtime::Process;
+use stave::runtime::monitor::{Client, Request};
 
 /// How long the work may take to end in order. What it left in the store then is swept later.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -71,6 +70,19 @@ pub fn exit_code() -> Option<u8> {
     }
 }
 
+/// Has `react` called when the person's terminal changed its size. Must be called before any other thread exists.
+pub fn on_resize(react: impl Fn() + Send + 'static) {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGWINCH);
+    if signals.thread_block().is_ok() {
+        std::thread::spawn(move || {
+            while signals.wait().is_ok() {
+                react();
+            }
+        });
+    }
+}
+
 /// Passes signals on to a container.
 pub struct Forwarder {
     state: Arc<Mutex<State>>,
@@ -78,8 +90,12 @@ pub struct Forwarder {
 
 #[derive(Default)]
 struct State {
-    process: Option<Process>,
-    terminal: Option<OwnedFd>,
+    /// A connection to its monitor, of our own.
+    monitor: Option<Client>,
+    /// Whether signals go to the container; else they end us, and it goes on.
+    proxy: bool,
+    /// Whether it has a terminal, whose size follows ours.
+    terminal: bool,
     /// What came before there was a container.
     early: Vec<i32>,
     ends: u32,
@@ -115,20 +131,14 @@ impl Forwarder {
         Self { state }
     }
 
-    /// Keeps the size of this terminal equal to that of the person's.
-    pub fn resize(&self, terminal: OwnedFd) {
+    /// Sends the container's monitor what comes, and with `proxy` what came already.
+    pub fn forward_to(&self, monitor: Client, proxy: bool, terminal: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.terminal = Some(terminal);
+        (state.monitor, state.proxy, state.terminal) = (Some(monitor), proxy, terminal);
         state.follow_size();
-    }
-
-    /// Sends this process what comes, and what came already.
-    pub fn forward_to(&self, process: Process) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in std::mem::take(&mut state.early) {
-            let _ = process.signal(signal);
+            state.signal(signal);
         }
-        state.process = Some(process);
     }
 }
 
@@ -139,22 +149,30 @@ impl State {
             return;
         }
         self.ends += u32::from(matches!(signal, Signal::SIGINT | Signal::SIGTERM));
-        match &self.process {
-            Some(process) if self.ends >= ASKED_OFTEN => process.kill(),
-            Some(process) => {
-                let _ = process.signal(signal as i32);
-            }
+        match &self.monitor {
+            Some(_) if !self.proxy => leave(signal),
+            Some(_) if self.ends >= ASKED_OFTEN => self.signal(Signal::SIGKILL as i32),
+            Some(_) => self.signal(signal as i32),
             // Nothing runs yet: the image is being fetched, perhaps.
-            None if self.ends > 0 => std::process::exit(128 + signal as i32),
+            None if self.ends > 0 => leave(signal),
             None => self.early.push(signal as i32),
         }
     }
 
-    fn follow_size(&self) {
-        if let Some(terminal) = &self.terminal {
-            let (ws_row, ws_col) = crate::terminal::size();
-            let size = rustix::termios::Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
-            let _ = rustix::termios::tcsetwinsize(terminal, size);
+    fn signal(&mut self, signal: i32) {
+        // One that cannot be sent any more has nobody to go to.
+        let _ = self.monitor.as_mut().map(|monitor| monitor.ask(&Request::Signal(signal)));
+    }
+
+    fn follow_size(&mut self) {
+        if let (Some(monitor), true) = (&mut self.monitor, self.terminal) {
+            let (rows, columns) = crate::terminal::size();
+            let _ = monitor.ask(&Request::Resize { rows, columns });
         }
     }
+}
+
+fn leave(signal: Signal) -> ! {
+    crate::terminal::give_back();
+    std::process::exit(128 + signal as i32)
 }

@@ -1,6 +1,7 @@
 //! The person's terminal: its size, and its raw mode while a container has it.
 
 use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::termios::{self, OptionalActions, Termios};
 
@@ -21,27 +22,34 @@ pub fn has_colours(stream: impl IsTerminal) -> bool {
     is_capable(stream) && std::env::var_os("NO_COLOR").is_none()
 }
 
+/// What the terminal was before a container had it.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
 /// Every key goes through as it is, until this is dropped.
-pub struct Raw {
-    before: Option<Termios>,
-}
+pub struct Raw;
 
 impl Raw {
     pub fn new() -> io::Result<Self> {
-        let Ok(before) = termios::tcgetattr(io::stdin()) else {
-            return Ok(Self { before: None });
-        };
-        let mut raw = before.clone();
-        raw.make_raw();
-        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before: Some(before) })
+        if let Ok(before) = termios::tcgetattr(io::stdin()) {
+            let mut raw = before.clone();
+            raw.make_raw();
+            termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        }
+        Ok(Self)
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, before);
-        }
+        give_back();
+    }
+}
+
+/// Makes the terminal what it was, also where the program is about to end in the middle of something.
+pub fn give_back() {
+    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(before) = before {
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &before);
     }
 }

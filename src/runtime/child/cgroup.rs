@@ -6,13 +6,16 @@
 //! A launcher that is killed cannot remove its groups. It holds a lock on each of their directories,
 //! so whoever comes next can tell: a group that nobody locks is nobody's.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::device_filter;
 use super::limits::{self, Setting};
 use super::tree::new_mount;
 use crate::root;
@@ -21,14 +24,18 @@ use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONL
 use crate::runtime::wire::{During, Failure};
 
 const PARENT: &str = "stave";
+/// Where containers of other runtimes are.
+const FOREIGN_PARENT: &str = "stave-oci";
 const CGROUP_V1_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
 const CGROUP_V2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const INERT: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
 
-const CONTROLLERS_V1: [&str; 6] = ["devices", "memory", "pids", "cpu", "cpuset", "freezer"];
+/// The freezer first: what is stopped cannot be killed.
+const CONTROLLERS_V1: [&str; 8] =
+    ["freezer", "devices", "memory", "pids", "cpu", "cpuset", "cpuacct", "blkio"];
 
 /// Docker's devices: those of its `/dev`, terminals, and making any node (which opens nothing).
-const DEVICES: [&str; 11] = [
+pub(in crate::runtime) const DEVICES: [&str; 11] = [
     "c *:* m",
     "b *:* m",
     "c 1:3 rwm",
@@ -128,6 +135,9 @@ impl Group {
             self.miss(&settings);
             return Ok(());
         };
+        if plan.limit_devices {
+            limit_devices_v2(&group, &plan.devices).during(|| "limiting devices by cgroup".to_owned())?;
+        }
         self.directories.push(Directory { controller: "", parent, group });
         self.set(0, &settings)
     }
@@ -138,7 +148,12 @@ impl Group {
             let wanted: Vec<&Setting> =
                 settings.iter().filter(|setting| setting.controller == controller).collect();
             // Few machines give every group all processors, so that one is joined on demand only.
-            if controller == "cpuset" && wanted.is_empty() {
+            let on_demand = match controller {
+                "cpuset" => true,
+                "cpuacct" | "blkio" => !plan.accounted,
+                _ => false,
+            };
+            if on_demand && wanted.is_empty() {
                 continue;
             }
             // Where several controllers share a hierarchy their names are links to it.
@@ -185,7 +200,7 @@ impl Group {
         settings: impl IntoIterator<Item = &'a Setting>,
     ) -> Result<(), Failure> {
         for setting in settings {
-            match write(&self.directories[directory].group, setting.file, &setting.value) {
+            match apply(&self.directories[directory].group, setting) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.miss([setting]),
                 written => written.during(|| {
                     let Setting { name, file, value, .. } = setting;
@@ -196,6 +211,19 @@ impl Group {
         Ok(())
     }
 
+    /// Kills whatever is left in it: where the sandbox shares its process namespace the end of its first process ends
+    /// no other.
+    pub(super) fn kill(&self) {
+        for Directory { group, .. } in self.directories.iter().take(1) {
+            kill_all(group);
+        }
+    }
+
+    /// How often the kernel killed one of its processes for want of memory.
+    pub(super) fn oom_kills(&self) -> u64 {
+        self.directories.iter().map(|directory| oom_kills(&directory.group)).max().unwrap_or(0)
+    }
+
     /// Removes what killed launchers left below a parent that is not ours: nothing else looks there.
     fn sweep_borrowed(&self, above: &OwnedFd) {
         if self.borrowed_parent {
@@ -203,11 +231,13 @@ impl Group {
         }
     }
 
-    /// Handles whose first written line moves the writer into the group.
+    /// Handles whose first written line moves the writer, which has one thread, into the group. On v1 by `tasks`:
+    /// a thread that moves itself alone spares the kernel a lock on all forks of the machine, which takes 10 ms to get.
     pub(super) fn entrances(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let file = if self.unified { "cgroup.procs" } else { "tasks" };
         let open = |directory: &Directory| {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&directory.group, "cgroup.procs", flags, Mode::empty())
+            rustix::fs::openat(&directory.group, file, flags, Mode::empty())
                 .during(|| "opening the cgroup".to_owned())
         };
         self.directories.iter().map(open).collect()
@@ -277,10 +307,92 @@ fn limit_devices(group: &OwnedFd, more: &[String]) -> io::Result<()> {
     rules.into_iter().try_for_each(|rule| write(group, "devices.allow", rule))
 }
 
+/// As [`limit_devices`], by an eBPF program.
+fn limit_devices_v2(group: &OwnedFd, more: &[String]) -> io::Result<()> {
+    let rules: Option<Vec<device_filter::Rule>> =
+        DEVICES.into_iter().chain(more.iter().map(String::as_str)).map(device_filter::Rule::parse).collect();
+    let rules = rules.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    match device_filter::attach(group.as_fd(), &device_filter::assemble(&rules)) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        attached => attached,
+    }
+}
+
+/// Writes one setting, to the file that this kernel has for it.
+pub(in crate::runtime) fn apply(group: &OwnedFd, setting: &Setting) -> io::Result<()> {
+    match (write(group, setting.file, &setting.value), &setting.or) {
+        (Err(error), Some((file, value))) if error.kind() == io::ErrorKind::NotFound => {
+            write(group, file, value.as_deref().unwrap_or(&setting.value))
+        }
+        (written, _) => written,
+    }
+}
+
+/// Kills the processes of a group, those too that are born meanwhile.
+pub(in crate::runtime) fn kill_all(group: &OwnedFd) {
+    if write(group, "cgroup.kill", "1").is_ok() {
+        return;
+    }
+    for _ in 0..100 {
+        let Ok(text) = read(group, "cgroup.procs") else { return };
+        let mut any = false;
+        for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0) {
+            any = true;
+            // SAFETY: the call takes numbers; the process was in the group a moment ago.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        if !any {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// How often the kernel killed a process of a group for want of memory.
+pub(in crate::runtime) fn oom_kills(group: &OwnedFd) -> u64 {
+    ["memory.oom_control", "memory.events"]
+        .iter()
+        .find_map(|file| {
+            let text = read(group, file).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        })
+        .unwrap_or(0)
+}
+
+/// The directory of a hierarchy, by the names of its controllers as `/proc/<pid>/cgroup` has them: none for version 2.
+pub(in crate::runtime) fn hierarchy(controllers: &str) -> Option<OwnedFd> {
+    let base = root::open_ambient_dir("/sys/fs/cgroup").ok()?;
+    if controllers.is_empty() {
+        if has_magic(&base, CGROUP_V2_MAGIC) {
+            return Some(base);
+        }
+        return root::open_dir(&base, "unified").ok().filter(|found| has_magic(found, CGROUP_V2_MAGIC));
+    }
+    let name = controllers.split(',').next()?;
+    let name = name.strip_prefix("name=").unwrap_or(name);
+    root::open_dir(&base, name).ok().filter(|found| has_magic(found, CGROUP_V1_MAGIC))
+}
+
+/// Where the groups of sandboxes are in each hierarchy that there is: nothing is made. The controller is empty for
+/// version 2.
+pub(in crate::runtime) fn find(parent: &[&str], id: &str) -> Vec<(&'static str, OwnedFd)> {
+    let unified = hierarchy("").filter(|_| hierarchy("memory").is_none());
+    let hierarchies: Vec<(&str, OwnedFd)> = match unified {
+        Some(base) => vec![("", base)],
+        None => CONTROLLERS_V1.into_iter().filter_map(|name| Some((name, hierarchy(name)?))).collect(),
+    };
+    let below = |base: OwnedFd| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let names = parent.iter().copied().chain([PARENT, id]);
+        names.into_iter().try_fold(base, |at, name| root::open_no_links(&at, name, flags, Mode::empty()).ok())
+    };
+    hierarchies.into_iter().filter_map(|(name, base)| Some((name, below(base)?))).collect()
+}
+
 /// Lets the groups below `group` have controllers of their own. One that cannot be had is noticed
 /// when its limit is set.
 fn share_controllers(group: &OwnedFd) {
-    for controller in ["memory", "pids", "cpu", "cpuset"] {
+    for controller in ["memory", "pids", "cpu", "cpuset", "io"] {
         let _ = write(group, "cgroup.subtree_control", &format!("+{controller}"));
     }
 }
@@ -295,7 +407,7 @@ fn inherit_cpuset(parent: &OwnedFd, group: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn read(directory: &OwnedFd, file: &str) -> io::Result<String> {
+pub(in crate::runtime) fn read(directory: &OwnedFd, file: &str) -> io::Result<String> {
     let file = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = String::new();
     io::Read::read_to_string(&mut std::fs::File::from(file), &mut text)?;
@@ -346,6 +458,7 @@ pub(in crate::runtime) fn sweep() {
     let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return };
     if has_magic(&base, CGROUP_V2_MAGIC) {
         sweep_hierarchy(&base);
+        sweep_foreign(&base);
         return;
     }
     for controller in CONTROLLERS_V1 {
@@ -353,6 +466,35 @@ pub(in crate::runtime) fn sweep() {
             && has_magic(&hierarchy, CGROUP_V1_MAGIC)
         {
             sweep_hierarchy(&hierarchy);
+        }
+    }
+    // Other runtimes join them all.
+    let Ok(entries) = rustix::fs::Dir::read_from(&base) else { return };
+    for entry in entries.flatten() {
+        if let Ok(hierarchy) = root::open_dir(&base, OsStr::from_bytes(entry.file_name().to_bytes()))
+            && has_magic(&hierarchy, CGROUP_V1_MAGIC)
+        {
+            sweep_foreign(&hierarchy);
+        }
+    }
+}
+
+/// Removes the groups of containers of other runtimes whose monitors were killed. The runtimes made them, so they are
+/// locked by nobody: what is empty and was made long ago is nobody's, and the kernel keeps what is not empty.
+fn sweep_foreign(hierarchy: &OwnedFd) {
+    const LONG_AGO: Duration = Duration::from_secs(60);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let Ok(parent) = root::open_no_links(hierarchy, FOREIGN_PARENT, flags, Mode::empty()) else { return };
+    let Ok(entries) = rustix::fs::Dir::read_from(&parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if entry.file_type() != rustix::fs::FileType::Directory || name.to_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let made = UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+        if made.elapsed().is_ok_and(|age| age > LONG_AGO) {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
         }
     }
 }
@@ -371,12 +513,16 @@ fn sweep_hierarchy(hierarchy: &OwnedFd) {
             continue;
         };
         if rustix::fs::flock(&group, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Its launcher was killed, and its first process with that; others may have been stopped, or share their
+            // process namespace with somebody who lives on.
+            let _ = write(&group, "freezer.state", "THAWED");
+            kill_all(&group);
             let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
         }
     }
 }
 
-fn write(directory: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
+pub(in crate::runtime) fn write(directory: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
     let file = rustix::fs::openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())

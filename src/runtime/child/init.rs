@@ -12,10 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Uid};
 
 use super::cgroup::Group;
+use super::network::Network;
 use super::program;
+use super::reaper;
 use super::tree::{self, Tree, new_mount};
 use crate::root;
-use crate::runtime::plan::{Limit, PROC_MASKED, PROC_READ_ONLY, Plan, Process};
+use crate::runtime::plan::{Limit, Plan, Process, Whose};
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
 use crate::runtime::wire::{During, Failure, FailureKind};
 
@@ -28,14 +30,25 @@ pub(super) struct Init<'a> {
     pub terminal: bool,
     pub filter: Option<Vec<libc::sock_filter>>,
     pub group: Option<(&'a Group, Vec<OwnedFd>)>,
+    pub network: &'a Network,
+    /// To join, if the plan says so.
+    pub cgroup_namespace: Option<OwnedFd>,
 }
 
 /// Becomes the program, or tells `status` why not and ends. One byte says that the program is about
 /// to be executed: an end of the stream without it is a death on the way.
 pub(super) fn run(init: Init<'_>, status: OwnedFd) -> ! {
     let mut status = File::from(status);
+    let terminal = init.terminal;
+    let reaps = init.plan.life.as_ref().is_some_and(|life| life.init);
     let failure = match prepare(init) {
         Ok(Ready { args, env }) => {
+            if reaps
+                && let Err(failure) =
+                    reaper::split(terminal).during(|| "starting the first process".to_owned())
+            {
+                give_up(&mut status, &failure)
+            }
             // If nobody reads it, the launcher died before its death was a signal to us.
             if status.write_all(b"x").is_err() {
                 // SAFETY: as below.
@@ -45,39 +58,66 @@ pub(super) fn run(init: Init<'_>, status: OwnedFd) -> ! {
         }
         Err(failure) => failure,
     };
-    if let Ok(text) = serde_json::to_vec(&failure) {
+    give_up(&mut status, &failure)
+}
+
+fn give_up(status: &mut File, failure: &Failure) -> ! {
+    if let Ok(text) = serde_json::to_vec(failure) {
         let _ = status.write_all(&text);
     }
     // SAFETY: it ends the process at once, without running what the launcher had registered.
     unsafe { libc::_exit(1) }
 }
 
-struct Ready {
-    args: Vec<CString>,
-    env: Vec<CString>,
+pub(super) struct Ready {
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
 }
 
 fn prepare(init: Init<'_>) -> Result<Ready, Failure> {
-    let Init { plan, root, tree, stdio, terminal, filter, group } = init;
-    let process = &plan.process;
-    if let Some((group, entrances)) = &group {
+    let Init { plan, root, tree, stdio, terminal, filter, group, network, cgroup_namespace } = init;
+    network.join_apart()?;
+    if let Some((_, entrances)) = &group {
         for entrance in entrances {
             rustix::io::write(entrance, b"0").during(|| "joining the cgroup".to_owned())?;
         }
-        if group.unified {
+    }
+    let unified = group.as_ref().is_some_and(|(group, _)| group.unified);
+    match (plan.namespaces.cgroup, cgroup_namespace) {
+        (Some(Whose::Join(_)), Some(namespace)) => sys::setns(namespace.as_fd(), libc::CLONE_NEWCGROUP)
+            .during(|| "joining the cgroup namespace".to_owned())?,
+        (Some(Whose::Own), _) => {
             unshare(libc::CLONE_NEWCGROUP).during(|| "making a cgroup namespace".to_owned())?;
         }
+        (None, _) if unified => {
+            unshare(libc::CLONE_NEWCGROUP).during(|| "making a cgroup namespace".to_owned())?;
+        }
+        (Some(Whose::Host | Whose::Join(_)) | None, _) => {}
+    }
+    if let Some((group, _)) = &group {
         group.mount(root, plan.confine_paths)?;
     }
     let proc = mount_proc(plan, tree)?;
     tree::pivot(root)?;
-    reset_oom_score(&proc);
+    set_oom_score(&proc, plan.process.oom_score_adj)?;
+    become_user(&plan.process, &stdio, terminal, filter.as_deref(), true)
+}
+
+/// All that is left to do in the namespaces and the root of the sandbox. With `tied` the process does not outlive its
+/// parent.
+pub(super) fn become_user(
+    process: &Process,
+    stdio: &[OwnedFd; 3],
+    terminal: bool,
+    filter: Option<&[libc::sock_filter]>,
+    tied: bool,
+) -> Result<Ready, Failure> {
     sys::new_session_keyring();
     rustix::process::setsid().during(|| "starting a session".to_owned())?;
     if terminal {
         rustix::process::ioctl_tiocsctty(&stdio[0]).during(|| "taking the terminal".to_owned())?;
     }
-    adopt_stdio(&stdio, process)?;
+    adopt_stdio(stdio, process)?;
     rustix::process::umask(Mode::from_raw_mode(process.umask));
     sys::reset_signals();
     let during = |what: &'static str| move || what.to_owned();
@@ -91,7 +131,7 @@ fn prepare(init: Init<'_>) -> Result<Ready, Failure> {
     // As root it may be where the user cannot go, and the other way round (root of a network file
     // system); either will do, as in runc.
     let entered = enter(&process.cwd);
-    if let (Some(filter), false) = (&filter, process.no_new_privileges) {
+    if let (Some(filter), false) = (filter, process.no_new_privileges) {
         sys::install_filter(filter).during(during("installing the system call filter"))?;
     }
     set_limits(process)?;
@@ -108,19 +148,21 @@ fn prepare(init: Init<'_>) -> Result<Ready, Failure> {
     }
     // The launcher kills us when the builder dies; this is for the launcher's own death. Setting ids
     // clears it, so it comes after.
-    // SAFETY: the call takes numbers.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if tied {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    }
     if entered.is_err() {
         enter(&process.cwd).during(|| format!("entering the working directory `{}`", process.cwd))?;
     }
     sys::close_from(3, true).during(during("closing descriptors"))?;
-    if let (Some(filter), true) = (&filter, process.no_new_privileges) {
+    if let (Some(filter), true) = (filter, process.no_new_privileges) {
         sys::install_filter(filter).during(during("installing the system call filter"))?;
     }
     Ok(Ready { args, env })
 }
 
-pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
+pub(in crate::runtime) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the process has one thread; nothing else relies on what is unshared.
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -129,23 +171,42 @@ pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
 /// namespace the kernel allows it only while another whole `/proc` is in sight: before the pivot.
 fn mount_proc(plan: &Plan, tree: &Tree) -> Result<OwnedFd, Failure> {
     let during = || "mounting `/proc`".to_owned();
-    let proc = new_mount("proc", &[], ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC).during(during)?;
+    let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let proc = match new_mount("proc", &[], inert) {
+        // The host's processes, seen from a user namespace: theirs is the host's `/proc` only.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && plan.namespaces.pid != Whose::Own => {
+            let mount = sys::clone_tree(rustix::fs::CWD, c"/proc", true).during(during)?;
+            sys::mount_setattr(mount.as_fd(), inert, true).during(during)?;
+            mount
+        }
+        mounted => mounted.during(during)?,
+    };
     sys::attach(&proc, &tree.proc_point).during(during)?;
-    if plan.confine_paths {
-        for path in PROC_READ_ONLY {
-            tree.mask.protect(&proc, path)?;
-        }
-        for path in PROC_MASKED {
-            tree.mask.cover(&proc, path)?;
-        }
+    // Through the handle on what we just mounted, so this is nobody else's file (CVE-2025-52881), and before it
+    // becomes read-only.
+    for (path, value) in &plan.sysctls {
+        write_sysctl(&proc, path, value)
+            .during(|| format!("setting `{}` to `{value}`", path.replace('/', ".")))?;
+    }
+    for path in &plan.masks.proc_protected {
+        tree.mask.protect(&proc, path)?;
+    }
+    for path in &plan.masks.proc_hidden {
+        tree.mask.cover(&proc, path)?;
     }
     Ok(proc)
 }
 
-/// The builder's own score may shield it from the kernel's killer; what it builds is not shielded.
-/// `proc` is a handle on the file system that we just made, so this is no other's file
-/// (CVE-2025-52881).
-fn reset_oom_score(proc: &OwnedFd) {
+fn write_sysctl(proc: &OwnedFd, path: &str, value: &str) -> io::Result<()> {
+    let file = root::open_no_links(proc, format!("sys/{path}"), OFlags::WRONLY, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+/// The builder's own score may shield it from the kernel's killer; what it builds is not shielded, unless somebody
+/// says so. `proc` is a handle on the file system that we just made.
+fn set_oom_score(proc: &OwnedFd, wanted: Option<i32>) -> Result<(), Failure> {
+    let text = wanted.unwrap_or(0).to_string();
     let open = |flags: OFlags| {
         rustix::fs::openat(proc, "self/oom_score_adj", flags | OFlags::CLOEXEC, Mode::empty())
     };
@@ -153,10 +214,17 @@ fn reset_oom_score(proc: &OwnedFd) {
     let unchanged = open(OFlags::RDONLY)
         .ok()
         .and_then(|file| File::from(file).read(&mut score).ok())
-        .is_some_and(|length| score[..length].trim_ascii() == b"0");
-    if !unchanged && let Ok(file) = open(OFlags::WRONLY) {
+        .is_some_and(|length| score[..length].trim_ascii() == text.as_bytes());
+    if unchanged {
+        return Ok(());
+    }
+    let written = open(OFlags::WRONLY).and_then(|file| rustix::io::write(&file, text.as_bytes()));
+    match (written, wanted) {
+        (Err(error), Some(_)) => Err(error).during(|| {
+            format!("setting the score for the kernel's killer to {text}: lowering it takes the capability `SYS_RESOURCE`")
+        }),
         // Raising one's chance is always allowed, lowering it is not; then it stays as it is.
-        let _ = rustix::io::write(&file, b"0");
+        _ => Ok(()),
     }
 }
 
@@ -331,7 +399,7 @@ fn drop_bounding(keep: u64) -> io::Result<()> {
 
 /// Changes to the working directory. No magic link is followed to it, and it must be below the root:
 /// `/proc/self/fd/7` could be a directory of the host (CVE-2024-21626).
-fn enter(cwd: &str) -> io::Result<()> {
+pub(in crate::runtime) fn enter(cwd: &str) -> io::Result<()> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let directory = root::open(&root, cwd, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
     rustix::process::fchdir(&directory)?;
@@ -350,7 +418,7 @@ fn strings(texts: &[String]) -> Result<Vec<CString>, Failure> {
 }
 
 /// Brings up the loopback device of a network namespace that has nothing else.
-pub(super) fn loopback_up() -> io::Result<()> {
+pub(in crate::runtime) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     let socket: BorrowedFd<'_> = socket.as_fd();
     // SAFETY: an all-zero request is a valid one, and its name is filled in below.

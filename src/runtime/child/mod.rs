@@ -5,11 +5,18 @@
 //! the program ends, what was made for it is taken away. It prints nothing; what goes wrong travels
 //! back over the socket.
 
-mod cgroup;
+pub(super) mod cgroup;
+pub(super) mod device_filter;
+mod foreign;
 mod init;
-mod limits;
-mod point;
-mod program;
+pub(super) mod join;
+pub(super) mod limits;
+mod membership;
+mod namespaces;
+mod network;
+pub(super) mod point;
+pub(super) mod program;
+mod reaper;
 mod tree;
 
 use std::fs::File;
@@ -22,19 +29,26 @@ use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
 use rustix::thread::LinkNameSpaceType;
 
-use super::plan::{Plan, Stdio};
+use super::monitor::{Monitor, Output, Probing, Program};
+use super::network::Serving;
+use super::plan::{Order, Plan, Stdio, Whose};
+use super::seccomp;
 use super::sys::{self, Forked};
 use super::wire::{self, During, Failure, FailureKind, Message, Parcel, take};
-use super::{seccomp, sys::fork_into_pid_namespace};
 use cgroup::Group;
-pub(super) use cgroup::sweep as sweep_cgroups;
+pub(super) use cgroup::{DEVICES, sweep as sweep_cgroups};
 use init::Init;
-use point::Points;
+pub(super) use init::{enter, loopback_up, unshare};
+use network::Network;
+pub(super) use point::{Points, Shape};
 use tree::Tree;
 
 /// Serves one sandbox and ends. `main` calls it before anything else when [`super::is_child`] says
 /// so; standard input is then the builder's socket.
 pub fn child_main() -> ! {
+    if std::env::args_os().next().is_some_and(|name| name == super::bundle::BUNDLE_NAME) {
+        super::bundle::bundle_main();
+    }
     // A descriptor that the builder leaked must not reach the sandbox. Nothing owns one yet.
     let _ = sys::close_from(3, false);
     // Interrupts typed at the builder's terminal are for the builder; it will hang up if need be.
@@ -50,8 +64,13 @@ pub fn child_main() -> ! {
 }
 
 fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let Some((plan, parcel)) = wire::receive::<Plan>(socket)? else { return Ok(()) };
-    let message = match Sandbox::run(socket, &plan, parcel) {
+    let Some((order, parcel)) = wire::receive::<Order>(socket)? else { return Ok(()) };
+    let ended = match order {
+        Order::Run(plan) => Sandbox::run(socket, &plan, parcel),
+        Order::Join(plan) => join::run(socket, &plan, parcel),
+        Order::Foreign(plan) => foreign::run(socket, &plan, parcel),
+    };
+    let message = match ended {
         Ok(message) => message,
         Err(failure) => Message::Failed(failure),
     };
@@ -61,6 +80,8 @@ fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// What has to be taken away in the end, however it comes.
 struct Sandbox {
     host: OwnedFd,
+    network: Network,
+    serving: Option<Serving>,
     points: Points,
     group: Option<Group>,
 }
@@ -72,20 +93,34 @@ impl Sandbox {
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let host = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during(|| "opening the mount namespace".to_owned())?;
-        let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if plan.new_network {
-            namespaces |= libc::CLONE_NEWNET;
-        }
-        init::unshare(namespaces).during(|| "making namespaces".to_owned())?;
+        let probing = Probing { process: &plan.process, seccomp: plan.seccomp };
+        let mut monitor =
+            plan.life.as_ref().map(|life| Monitor::new(life, probing, &mut fds, &bytes)).transpose()?;
+        // On the host's network still, and before the program starts, whose first question may be a name.
+        let serving = plan.services.as_ref().map(|services| Serving::new(services, &mut fds)).transpose()?;
+        let network = Network::enter(plan, &mut fds)?;
+        namespaces::enter(plan, &mut fds)?;
         let points = Points::new(take(&mut fds, plan.rootfs)?, plan.read_only);
-        let mut sandbox = Self { host, points, group: None };
-        let ran = sandbox.start_and_wait(socket, plan, &mut fds, &bytes);
+        let mut sandbox = Self { host, network, serving, points, group: None };
+        let ran = sandbox.start_and_wait(socket, plan, &mut fds, &bytes, monitor.as_mut());
+        if plan.namespaces.pid != Whose::Own
+            && let Some(group) = &sandbox.group
+        {
+            group.kill();
+        }
+        if let (Some(monitor), Some(group)) = (&mut monitor, &sandbox.group) {
+            monitor.ran_out_of_memory(group.oom_kills() > 0);
+        }
         // Descriptors that are left are the caller's; the mounts among them end with us.
         drop(fds);
         let left = sandbox.clean_up();
-        match ran {
-            Ok(status) => Ok(Message::Exited { status, left }),
-            Err(failure) => Err(failure),
+        match (ran, monitor) {
+            (Ok(status), None) => Ok(Message::Exited { status, left }),
+            (Ok(status), Some(monitor)) => {
+                drop(sandbox);
+                monitor.end(status, left)
+            }
+            (Err(failure), _) => Err(failure),
         }
     }
 
@@ -95,17 +130,32 @@ impl Sandbox {
         plan: &Plan,
         fds: &mut [Option<OwnedFd>],
         bytes: &[u8],
+        monitor: Option<&mut Monitor>,
     ) -> Result<i32, Failure> {
         // Handles on cgroups must be of this mount namespace to be mounted in it.
         self.group = plan.cgroup.as_ref().map(Group::create).transpose()?;
-        nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
-        if plan.new_network {
-            init::loopback_up().during(|| "bringing up the loopback device".to_owned())?;
+        if plan.namespaces.uts == Whose::Own {
+            nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
         }
-        let tree = tree::build(plan, &mut self.points, fds, bytes)?;
+        let tree = tree::build(plan, &mut self.points, self.network.sys.take(), fds, bytes)?;
+        let mut pipes = None;
         let (stdio, master) = match &plan.stdio {
             Stdio::Fds([stdin, stdout, stderr]) => {
                 ([take(fds, *stdin)?, take(fds, *stdout)?, take(fds, *stderr)?], None)
+            }
+            Stdio::Pipes { stdin } => {
+                let pipe = || {
+                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                        .during(|| "making a pipe".to_owned())
+                };
+                let (theirs, stdin) = match stdin {
+                    Some(index) => (take(fds, *index)?, None),
+                    None => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
+                };
+                let (stdout, their_stdout) = pipe()?;
+                let (stderr, their_stderr) = pipe()?;
+                pipes = Some((stdin, stdout, stderr));
+                ([theirs, their_stdout, their_stderr], None)
             }
             Stdio::Terminal { rows, columns } => {
                 let (master, slave) = terminal(&tree, *rows, *columns, plan.process.uid)
@@ -118,22 +168,41 @@ impl Sandbox {
         let entrances = self.group.as_ref().map(Group::entrances).transpose()?;
         let (status, their_status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .during(|| "making a pipe".to_owned())?;
+        let cgroup_namespace = match plan.namespaces.cgroup {
+            Some(Whose::Join(index)) => Some(take(fds, index)?),
+            Some(Whose::Own | Whose::Host) | None => None,
+        };
+        if plan.namespaces.pid != Whose::Own {
+            // Others than our own processes will see the first one before it is the program.
+            sys::hide_memory().during(|| "hiding memory".to_owned())?;
+        }
         // SAFETY: this process never makes a thread.
-        let forked = unsafe { fork_into_pid_namespace() };
+        let forked = unsafe { sys::fork(namespaces::of_first_process(plan)) };
         match forked.during(|| "making a process namespace".to_owned())? {
             Forked::Child => {
-                drop(status);
+                drop((status, pipes));
                 let terminal = master.is_some();
                 drop(master);
                 let group = self.group.as_ref().filter(|group| !group.is_empty()).zip(entrances);
                 let root = self.points.root();
-                init::run(Init { plan, root, tree: &tree, stdio, terminal, filter, group }, their_status)
+                let (tree, network) = (&tree, &self.network);
+                let init =
+                    Init { plan, root, tree, stdio, terminal, filter, group, network, cgroup_namespace };
+                init::run(init, their_status)
             }
             Forked::Parent { pid, pidfd } => {
-                drop((their_status, stdio, tree, entrances));
+                drop((their_status, stdio, tree, entrances, cgroup_namespace));
+                self.network.leave()?;
                 let unmet = self.group.as_ref().map(|group| group.unmet.clone()).unwrap_or_default();
-                let first = First { socket, pid, pidfd, master, unmet };
-                first.wait(File::from(status))
+                let serving = self.serving.take();
+                let mut first = First { socket, pid, pidfd, master, serving, unmet };
+                match monitor {
+                    None => first.wait(File::from(status)),
+                    Some(monitor) => {
+                        monitor.network = first.serving.take();
+                        first.live(File::from(status), pipes, monitor)
+                    }
+                }
             }
         }
     }
@@ -157,18 +226,56 @@ struct First<'a> {
     pid: i32,
     pidfd: OwnedFd,
     master: Option<OwnedFd>,
+    /// What is done for its network.
+    serving: Option<Serving>,
     unmet: Vec<String>,
 }
 
+/// Our ends of a program's standard input, output and error.
+type Pipes = (Option<OwnedFd>, OwnedFd, OwnedFd);
+
 impl First<'_> {
+    /// Waits for the end of a container, whose monitor we are once its program runs.
+    fn live(mut self, mut status: File, pipes: Option<Pipes>, monitor: &mut Monitor) -> Result<i32, Failure> {
+        let mut said = Vec::new();
+        // It ends with the program's exec, or with the process that did not get that far.
+        let read = status.read_to_end(&mut said);
+        if read.is_err() || said != b"x" {
+            self.kill();
+            let code = self.reap();
+            return Err(failure_of(&said, code));
+        }
+        let failed = || "preparing the monitor".to_owned();
+        let duplicate = |fd: &OwnedFd| fd.try_clone().during(failed);
+        let (stdin, output) = match (self.master.take(), pipes) {
+            (Some(master), _) => (Some(duplicate(&master)?), Output::Terminal(master)),
+            (None, Some((stdin, stdout, stderr))) => (stdin, Output::Pipes { stdout, stderr }),
+            (None, None) => {
+                self.kill();
+                self.reap();
+                return Err(Failure::new(FailureKind::Setup, "the plan of a monitor has no pipes", 0));
+            }
+        };
+        let program = Program { pid: self.pid, pidfd: duplicate(&self.pidfd)?, stdin, output };
+        let started = monitor.started(program, self.socket, std::mem::take(&mut self.unmet)).during(failed);
+        if let Err(failure) = started {
+            self.kill();
+            self.reap();
+            return Err(failure);
+        }
+        monitor.watch();
+        Ok(self.reap())
+    }
+
     /// Tells the builder when the program runs, and waits for its end. When the builder is gone the
     /// process is killed, and with it all of its namespace.
-    fn wait(self, mut status: File) -> Result<i32, Failure> {
+    fn wait(mut self, mut status: File) -> Result<i32, Failure> {
         let mut builder_is_there = true;
         let mut status_is_open = true;
         let mut said = Vec::new();
         loop {
             let mut polled = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            polled.extend(self.serving.as_ref().map(|serving| PollFd::new(serving, PollFlags::IN)));
             if builder_is_there {
                 polled.push(PollFd::from_borrowed_fd(self.socket, PollFlags::IN));
             }
@@ -190,6 +297,10 @@ impl First<'_> {
             };
             let (ended, hung_up, spoke) =
                 (ready(self.pidfd.as_fd()), ready(self.socket), ready(status.as_fd()));
+            let asked = self.serving.as_ref().is_some_and(|serving| ready(serving.as_fd()));
+            if let (true, Some(serving)) = (asked, &mut self.serving) {
+                serving.ready();
+            }
             if builder_is_there && hung_up {
                 // The builder sends one plan and then nothing: this is its end.
                 builder_is_there = false;
@@ -213,13 +324,7 @@ impl First<'_> {
                 let code = self.reap();
                 return match said.as_slice() {
                     b"x" => Ok(code),
-                    said => {
-                        let text = said.strip_prefix(b"x").unwrap_or(said);
-                        Err(serde_json::from_slice(text).unwrap_or_else(|_| {
-                            let what = format!("the first process died (wait status {code})");
-                            Failure::new(FailureKind::Setup, what, 0)
-                        }))
-                    }
+                    said => Err(failure_of(said, code)),
                 };
             }
         }
@@ -246,6 +351,15 @@ impl First<'_> {
         {}
         status
     }
+}
+
+/// Why the first process did not become the program, from what it said before it died.
+fn failure_of(said: &[u8], code: i32) -> Failure {
+    let text = said.strip_prefix(b"x").unwrap_or(said);
+    serde_json::from_slice(text).unwrap_or_else(|_| {
+        let what = format!("the first process died (wait status {code})");
+        Failure::new(FailureKind::Setup, what, 0)
+    })
 }
 
 /// A terminal of the sandbox's own devpts, both ends, also as its `/dev/console`. The inner end is

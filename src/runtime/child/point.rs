@@ -21,7 +21,7 @@ const MAX_LINKS: usize = 40;
 
 /// What is going to be mounted, and so what its mount point is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(in crate::runtime) enum Shape {
     Directory,
     File,
 }
@@ -38,7 +38,7 @@ struct Stub {
 
 /// The mount points below one root, and the stubs among them.
 #[derive(Debug)]
-pub(super) struct Points {
+pub(in crate::runtime) struct Points {
     root: OwnedFd,
     stubs: Vec<Stub>,
     /// Whether handles for the removal go through a mount of their own, since the root's becomes
@@ -47,16 +47,16 @@ pub(super) struct Points {
 }
 
 impl Points {
-    pub(super) fn new(root: OwnedFd, apart: bool) -> Self {
+    pub(in crate::runtime) fn new(root: OwnedFd, apart: bool) -> Self {
         Self { root, stubs: Vec::new(), apart }
     }
 
-    pub(super) fn root(&self) -> &OwnedFd {
+    pub(in crate::runtime) fn root(&self) -> &OwnedFd {
         &self.root
     }
 
     /// The mode of the directory at `target`, if there is one.
-    pub(super) fn mode(&self, target: &str) -> Option<u32> {
+    pub(in crate::runtime) fn mode(&self, target: &str) -> Option<u32> {
         let found = root::open(&self.root, target, OFlags::PATH, Mode::empty()).ok()?;
         let mode = rustix::fs::fstat(found).ok()?.st_mode;
         FileType::from_raw_mode(mode).is_dir().then_some(mode & 0o7777)
@@ -64,7 +64,12 @@ impl Points {
 
     /// A handle on `target`, which is made if it is missing. With `strict` a link on the way is an
     /// error.
-    pub(super) fn point(&mut self, target: &str, shape: Shape, strict: bool) -> io::Result<OwnedFd> {
+    pub(in crate::runtime) fn point(
+        &mut self,
+        target: &str,
+        shape: Shape,
+        strict: bool,
+    ) -> io::Result<OwnedFd> {
         let found = if strict {
             let relative = target.trim_start_matches('/');
             root::open_no_links(&self.root, relative, OFlags::PATH, Mode::empty())
@@ -161,7 +166,7 @@ impl Points {
 
     /// Removes the stubs, the last made first. The mounts on them must be gone, or be in another
     /// mount namespace. Gives the first failure, having tried all.
-    pub(super) fn clean_up(&mut self) -> Option<String> {
+    pub(in crate::runtime) fn clean_up(&mut self) -> Option<String> {
         let mut failed = None;
         for stub in self.stubs.drain(..).rev() {
             if let Err(error) = stub.remove() {

@@ -9,7 +9,7 @@ use crate::runtime::wire::{Failure, FailureKind};
 ///
 /// A program without a slash is looked up on the `PATH` of `env`, in absolute directories only: an
 /// entry such as `.` would run what lies in the working directory.
-pub(super) fn execute(args: &[CString], env: &[CString]) -> Failure {
+pub(in crate::runtime) fn execute(args: &[CString], env: &[CString]) -> Failure {
     let Some(program) = args.first() else {
         return Failure::new(FailureKind::NotFound, "no program to run", 0);
     };

@@ -15,8 +15,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
 use super::point::{Points, Shape};
 use crate::root;
-use crate::runtime::plan::{Kind, Plan, SYS_MASKED, Step};
-use crate::runtime::spec::Device;
+use crate::runtime::plan::{Kind, Plan, Step};
+use crate::runtime::spec::{Device, Propagation};
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::runtime::wire::{During, Failure, FailureKind, slice, take};
 
@@ -51,10 +51,12 @@ pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u64) -
 }
 
 /// Builds the sandbox's tree on top of this mount namespace's root. `points` is of the root file
-/// system, still detached; what is made for mount points is its to remember.
+/// system, still detached; what is made for mount points is its to remember. `sys` is a `/sys` that was
+/// mounted where its network is.
 pub(super) fn build(
     plan: &Plan,
     points: &mut Points,
+    sys: Option<OwnedFd>,
     fds: &mut [Option<OwnedFd>],
     bytes: &[u8],
 ) -> Result<Tree, Failure> {
@@ -74,6 +76,7 @@ pub(super) fn build(
         plan,
         fds,
         bytes,
+        sys,
         proc_point: None,
         dev: None,
         pts: None,
@@ -83,6 +86,9 @@ pub(super) fn build(
     };
     for step in &plan.steps {
         build.step(step)?;
+    }
+    for path in &plan.masks.others {
+        build.mask.hide(build.points.root(), path)?;
     }
     let missing = |what: &str| Failure::new(FailureKind::Setup, format!("the plan lacks `{what}`"), 0);
     let tree = Tree {
@@ -96,6 +102,19 @@ pub(super) fn build(
             .during(|| "making the root file system read-only".to_owned())?;
     }
     Ok(tree)
+}
+
+/// How mounts made on one side of a bind mount are seen on the other.
+fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
+    let (kind, recursive) = match propagation {
+        Propagation::RecursivelyPrivate => (libc::MS_PRIVATE, true),
+        Propagation::Private => (libc::MS_PRIVATE, false),
+        Propagation::RecursivelySlave => (libc::MS_SLAVE, true),
+        Propagation::Slave => (libc::MS_SLAVE, false),
+        // A clone of a shared mount is shared with it already; to make another shared would share it with nobody.
+        Propagation::Shared | Propagation::RecursivelyShared => return Ok(()),
+    };
+    sys::set_propagation(mount.as_fd(), kind, recursive)
 }
 
 /// `/dev/null`, by what it is and not by what it is called.
@@ -120,6 +139,7 @@ struct Build<'a> {
     plan: &'a Plan,
     fds: &'a mut [Option<OwnedFd>],
     bytes: &'a [u8],
+    sys: Option<OwnedFd>,
     proc_point: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
@@ -132,8 +152,8 @@ struct Build<'a> {
 impl Build<'_> {
     fn step(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::Mount { target, kind, attributes, strict } => {
-                self.mount(target, kind, *attributes, *strict)
+            Step::Mount { target, kind, attributes, strict, propagation } => {
+                self.mount(target, kind, *attributes, *strict, *propagation)
             }
             Step::Device { name, major, minor } => {
                 self.device(name, *major, *minor).during(|| format!("making device `/dev/{name}`"))
@@ -147,7 +167,14 @@ impl Build<'_> {
         }
     }
 
-    fn mount(&mut self, target: &str, kind: &Kind, attributes: u64, strict: bool) -> Result<(), Failure> {
+    fn mount(
+        &mut self,
+        target: &str,
+        kind: &Kind,
+        attributes: u64,
+        strict: bool,
+        propagation: Propagation,
+    ) -> Result<(), Failure> {
         let during = || format!("mounting `{target}`");
         let (mount, shape) = match kind {
             Kind::Proc => (None, Shape::Directory),
@@ -156,6 +183,7 @@ impl Build<'_> {
                 if attributes != 0 {
                     sys::mount_setattr(mount.as_fd(), attributes, true).during(during)?;
                 }
+                propagate(&mount, propagation).during(during)?;
                 let shape = shape_of(&mount).during(during)?;
                 (Some(mount), shape)
             }
@@ -179,8 +207,11 @@ impl Build<'_> {
                 (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
             }
             Kind::Pts => (Some(devpts(attributes).during(during)?), Shape::Directory),
-            Kind::Mqueue => (Some(new_mount("mqueue", &[], attributes).during(during)?), Shape::Directory),
-            Kind::Sys => (Some(sysfs(attributes).during(during)?), Shape::Directory),
+            Kind::Mqueue => match mqueue(attributes).during(during)? {
+                Some(mount) => (Some(mount), Shape::Directory),
+                None => return Ok(()),
+            },
+            Kind::Sys => (Some(sysfs(self.sys.take(), attributes).during(during)?), Shape::Directory),
         };
         let point = self.points.point(target, shape, strict).map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(0);
@@ -203,22 +234,18 @@ impl Build<'_> {
         match kind {
             Kind::Dev => self.dev = Some(mount),
             Kind::Pts => self.pts = Some(mount),
-            Kind::Sys if self.plan.confine_paths => {
-                for path in SYS_MASKED {
+            Kind::Sys => {
+                for path in &self.plan.masks.sys_hidden {
                     self.mask.cover(&mount, path)?;
                 }
-                for cpu in 0..8192 {
+                let most = if self.plan.masks.throttle_hidden { 8192 } else { 0 };
+                for cpu in 0..most {
                     if !self.mask.cover(&mount, &format!("devices/system/cpu/cpu{cpu}/thermal_throttle"))? {
                         break;
                     }
                 }
             }
-            Kind::Sys
-            | Kind::Proc
-            | Kind::Mqueue
-            | Kind::Tmpfs { .. }
-            | Kind::Handle(_)
-            | Kind::File { .. } => {}
+            Kind::Proc | Kind::Mqueue | Kind::Tmpfs { .. } | Kind::Handle(_) | Kind::File { .. } => {}
         }
         Ok(())
     }
@@ -340,7 +367,11 @@ fn devpts(attributes: u64) -> io::Result<OwnedFd> {
 
 /// A new `sysfs`, or where that is refused (it shows a network namespace, and that must be ours) the
 /// host's, read-only.
-fn sysfs(attributes: u64) -> io::Result<OwnedFd> {
+fn sysfs(made: Option<OwnedFd>, attributes: u64) -> io::Result<OwnedFd> {
+    if let Some(made) = made {
+        sys::mount_setattr(made.as_fd(), attributes, false)?;
+        return Ok(made);
+    }
     match new_mount("sysfs", &[], attributes) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let mount = sys::clone_tree(CWD, c"/sys", true)?;
@@ -351,7 +382,42 @@ fn sysfs(attributes: u64) -> io::Result<OwnedFd> {
     }
 }
 
+/// The queues of the sandbox's ipc namespace. An ordinary user may not mount the host's; what the host has there is
+/// the same, if it has them anywhere.
+fn mqueue(attributes: u64) -> io::Result<Option<OwnedFd>> {
+    match new_mount("mqueue", &[], attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let mount = match sys::clone_tree(CWD, c"/dev/mqueue", true) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+                other => other?,
+            };
+            sys::mount_setattr(mount.as_fd(), attributes, true)?;
+            Ok(Some(mount))
+        }
+        other => other.map(Some),
+    }
+}
+
 impl Mask {
+    /// Hides a path of the sandbox, wherever its links lead inside, if it is there.
+    fn hide(&self, root: &OwnedFd, path: &str) -> Result<(), Failure> {
+        let during = || format!("hiding `{path}`");
+        let point = match root::open(root, path, OFlags::PATH, Mode::empty()) {
+            Ok(point) => point,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
+            Err(error) => return Err(error).during(during),
+        };
+        self.cover_point(&point).during(during)
+    }
+
+    fn cover_point(&self, point: &OwnedFd) -> io::Result<()> {
+        let cover = match shape_of(point)? {
+            Shape::Directory => &self.empty,
+            Shape::File => &self.null,
+        };
+        sys::attach(sys::clone_tree(cover, c"", false)?, point)
+    }
+
     /// Hides `path` of a file system that is our own. Gives whether there was anything to hide.
     pub(super) fn cover(&self, mount: &OwnedFd, path: &str) -> Result<bool, Failure> {
         let during = || format!("hiding `{path}`");
@@ -362,12 +428,7 @@ impl Mask {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(true),
             Err(error) => return Err(error).during(during),
         };
-        let cover = match shape_of(&point).during(during)? {
-            Shape::Directory => &self.empty,
-            Shape::File => &self.null,
-        };
-        let cover = sys::clone_tree(cover, c"", false).during(during)?;
-        sys::attach(&cover, &point).during(during)?;
+        self.cover_point(&point).during(during)?;
         Ok(true)
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::runtime::spec::{Files, SandboxMount, Security};
+use crate::runtime::spec::{Files, MountOptions, SandboxMount, Tuning};
 use crate::runtime::users::ResolvedUser;
 
 fn plan(sandbox: Sandbox) -> Result<(Plan, Parcel), PlanError> {
@@ -30,6 +30,8 @@ fn sandbox(args: &[&str]) -> Sandbox {
         shm_size: None,
         devices: Vec::new(),
         cgroup: None,
+        namespaces: Namespaces::default(),
+        tuning: Tuning::default(),
         io: Io::Fds { stdin: null(), stdout: null(), stderr: null() },
     }
 }
@@ -42,7 +44,7 @@ fn text(plan: &Plan) -> String {
             Step::Device { name, major, minor } => format!("device {name} {major}:{minor}"),
             Step::Node(device) => format!("node {} {}:{}", device.path, device.major, device.minor),
             Step::Link { name, to } => format!("link {name} -> {to}"),
-            Step::Mount { target, kind, attributes, strict } => {
+            Step::Mount { target, kind, attributes, strict, .. } => {
                 let flags = [(ATTR_RDONLY, "ro"), (ATTR_NOSUID, "nosuid"), (ATTR_NODEV, "nodev")];
                 let flags = flags.into_iter().chain([(ATTR_NOEXEC, "noexec")]);
                 let flags: Vec<_> =
@@ -73,6 +75,7 @@ fn dockers_tree() {
         source,
         read_only: true,
         inert: true,
+        options: MountOptions::default(),
     };
     sandbox.mounts = vec![
         mount(
@@ -144,11 +147,8 @@ fn limits_and_devices() {
         required: true,
     };
     sandbox.devices = vec![device.clone()];
-    sandbox.cgroup = Some(CgroupSpec {
-        id: "one".to_owned(),
-        parent: Some("/a//b/".to_owned()),
-        resources: Resources::default(),
-    });
+    sandbox.cgroup =
+        Some(CgroupSpec { id: "one".to_owned(), parent: Some("/a//b/".to_owned()), ..CgroupSpec::default() });
     let (plan, _) = plan(sandbox).unwrap();
     let text = text(&plan);
     assert!(text.contains("node /dev/b 7:1") && text.contains("/dev/shm tmpfs 1777 Some(4096)"), "{text}");
@@ -168,7 +168,7 @@ fn limits_and_devices() {
     for parent in ["..", "a/../b", "a/.", "a\nb"] {
         let mut sandbox = self::sandbox(&["true"]);
         let parent = Some(parent.to_owned());
-        sandbox.cgroup = Some(CgroupSpec { id: "one".to_owned(), parent, resources: Resources::default() });
+        sandbox.cgroup = Some(CgroupSpec { id: "one".to_owned(), parent, ..CgroupSpec::default() });
         assert!(matches!(self::plan(sandbox).unwrap_err(), PlanError::CgroupParent(_)));
     }
 }
@@ -181,8 +181,13 @@ fn refusals() {
     for target in ["/", "/..", "/proc", "/proc/sys", "/x/../proc/1", "relative", "", "/a\0"] {
         let mut sandbox = sandbox(&["true"]);
         let source = MountSource::Tmpfs { size: None, mode: Some(0o755) };
-        sandbox.mounts =
-            vec![SandboxMount { target: target.to_owned(), source, read_only: false, inert: false }];
+        sandbox.mounts = vec![SandboxMount {
+            target: target.to_owned(),
+            source,
+            read_only: false,
+            inert: false,
+            options: MountOptions::default(),
+        }];
         assert!(matches!(plan(sandbox).unwrap_err(), PlanError::Target(_)), "{target}");
     }
     let mut relative = sandbox(&["true"]);

@@ -23,9 +23,9 @@ pub(super) enum Answer {
 
 /// From here up to the next range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
+pub(super) struct Range<A> {
     pub from: u32,
-    pub answer: Answer,
+    pub answer: A,
 }
 
 /// `struct seccomp_data`: the number, the architecture, and the low half of the first argument.
@@ -53,15 +53,15 @@ pub(super) fn audit_architecture(abi: Abi) -> u32 {
     }
 }
 
-fn statement(code: u32, k: u32) -> sock_filter {
+pub(super) fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (BPF_JMP | BPF_K | code) as u16, jt, jf, k }
 }
 
-fn load(offset: u32) -> sock_filter {
+pub(super) fn load(offset: u32) -> sock_filter {
     statement(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
@@ -73,21 +73,25 @@ fn refuse(errno: i32) -> sock_filter {
     statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | errno as u32)
 }
 
-/// The whole filter: which ABI, then a search in its table. Unknown ABIs are refused.
-pub(super) fn assemble(tables: &[(Abi, Vec<Range>)]) -> Vec<sock_filter> {
+/// The whole filter: which ABI, then a search in its table. Unknown ABIs are refused. `emit` says what answers
+/// become: instructions that end in a return on every way.
+pub(super) fn assemble<A>(
+    tables: &[(Abi, Vec<Range<A>>)],
+    emit: &impl Fn(&A) -> Vec<sock_filter>,
+) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     let x32 = tables.iter().find(|(abi, _)| *abi == Abi::X32);
     for (abi, ranges) in tables.iter().filter(|(abi, _)| *abi != Abi::X32) {
         let mut body = vec![load(NUMBER)];
         match (abi, x32) {
             (Abi::X86_64, Some((_, x32))) => {
-                let native = search(ranges);
+                let native = search(ranges, emit);
                 body.push(jump(BPF_JGE, X32_BIT, 0, 1));
                 body.push(statement(BPF_JMP | BPF_JA, native.len() as u32));
                 body.extend(native);
-                body.extend(search(x32));
+                body.extend(search(x32, emit));
             }
-            _ => body.extend(search(ranges)),
+            _ => body.extend(search(ranges, emit)),
         }
         // Jumps on conditions reach 255 instructions, so the far one is unconditional.
         program.push(jump(BPF_JEQ, audit_architecture(*abi), 1, 0));
@@ -100,10 +104,10 @@ pub(super) fn assemble(tables: &[(Abi, Vec<Range>)]) -> Vec<sock_filter> {
 
 /// A binary search for the accumulator among the ranges; ends in an answer on every way. The depth
 /// is the logarithm of the number of ranges.
-fn search(ranges: &[Range]) -> Vec<sock_filter> {
+fn search<A>(ranges: &[Range<A>], emit: &impl Fn(&A) -> Vec<sock_filter>) -> Vec<sock_filter> {
     let [only] = ranges else {
         let middle = ranges.len() / 2;
-        let (low, high) = (search(&ranges[..middle]), search(&ranges[middle..]));
+        let (low, high) = (search(&ranges[..middle], emit), search(&ranges[middle..], emit));
         let pivot = ranges[middle].from;
         let mut program = match u8::try_from(low.len()) {
             Ok(distance) => vec![jump(BPF_JGE, pivot, distance, 0)],
@@ -115,32 +119,39 @@ fn search(ranges: &[Range]) -> Vec<sock_filter> {
         program.extend(high);
         return program;
     };
-    match only.answer {
-        Answer::Allow => vec![allow()],
-        Answer::Eperm => vec![refuse(libc::EPERM)],
-        Answer::Enosys => vec![refuse(libc::ENOSYS)],
-        Answer::CloneFlags => vec![
-            load(FIRST_ARGUMENT),
-            statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACE_FLAGS),
-            jump(BPF_JEQ, 0, 0, 1),
-            allow(),
-            refuse(libc::EPERM),
-        ],
-        Answer::SocketFamily => vec![
-            load(FIRST_ARGUMENT),
-            jump(BPF_JEQ, AF_ALG, 2, 0),
-            jump(BPF_JEQ, AF_VSOCK, 1, 0),
-            allow(),
-            refuse(libc::EPERM),
-        ],
-        Answer::Personality => {
-            let mut program = vec![load(FIRST_ARGUMENT)];
-            let count = PERSONALITIES.len();
-            for (place, personality) in PERSONALITIES.into_iter().enumerate() {
-                program.push(jump(BPF_JEQ, personality, (count - place) as u8, 0));
+    emit(&only.answer)
+}
+
+impl Answer {
+    /// What it becomes.
+    pub(super) fn instructions(&self) -> Vec<sock_filter> {
+        match self {
+            Answer::Allow => vec![allow()],
+            Answer::Eperm => vec![refuse(libc::EPERM)],
+            Answer::Enosys => vec![refuse(libc::ENOSYS)],
+            Answer::CloneFlags => vec![
+                load(FIRST_ARGUMENT),
+                statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACE_FLAGS),
+                jump(BPF_JEQ, 0, 0, 1),
+                allow(),
+                refuse(libc::EPERM),
+            ],
+            Answer::SocketFamily => vec![
+                load(FIRST_ARGUMENT),
+                jump(BPF_JEQ, AF_ALG, 2, 0),
+                jump(BPF_JEQ, AF_VSOCK, 1, 0),
+                allow(),
+                refuse(libc::EPERM),
+            ],
+            Answer::Personality => {
+                let mut program = vec![load(FIRST_ARGUMENT)];
+                let count = PERSONALITIES.len();
+                for (place, personality) in PERSONALITIES.into_iter().enumerate() {
+                    program.push(jump(BPF_JEQ, personality, (count - place) as u8, 0));
+                }
+                program.extend([refuse(libc::EPERM), allow()]);
+                program
             }
-            program.extend([refuse(libc::EPERM), allow()]);
-            program
         }
     }
 }

@@ -11,12 +11,35 @@
 //! EPERM, so that programs fall back from calls newer than the profile.
 
 mod bpf;
+mod numbers;
+mod profile;
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use super::capability::Capabilities;
 use bpf::{Answer, Range};
+pub use profile::{Kernel, Profile, ProfileError};
+
+/// A filter that was made of somebody's profile, as its instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(Vec<u8>);
+
+impl Program {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The filter of a bundle's `linux.seccomp`, which is a profile whose conditions somebody has resolved already.
+///
+/// # Errors
+/// As [`Profile::parse`] and [`Profile::compile`].
+pub(super) fn of_bundle(profile: &serde_json::Value) -> Result<Program, ProfileError> {
+    // Rules that still depend on capabilities or kernels have no place in a bundle; all of them would hold.
+    let newest = Kernel { major: u32::MAX, minor: 0 };
+    Profile::parse(&profile.to_string())?.compile(Capabilities::ALL, newest)
+}
 
 const PROFILE: &str = include_str!("profile.txt");
 
@@ -77,7 +100,7 @@ impl Filters {
 pub(super) fn filter(architecture: Architecture, capabilities: Capabilities) -> Vec<libc::sock_filter> {
     let tables: Vec<_> =
         architecture.abis().iter().map(|abi| (*abi, ranges(&answers(*abi, capabilities)))).collect();
-    bpf::assemble(&tables)
+    bpf::assemble(&tables, &Answer::instructions)
 }
 
 /// The numbers of an ABI that are answered otherwise than by EPERM, in order.
@@ -115,8 +138,8 @@ fn answer(when: &str, capabilities: Capabilities) -> Answer {
 }
 
 /// Ranges from 0 to the largest number there is, each with one answer.
-fn ranges(answers: &[(u32, Answer)]) -> Vec<Range> {
-    let mut ranges: Vec<Range> = Vec::new();
+fn ranges(answers: &[(u32, Answer)]) -> Vec<Range<Answer>> {
+    let mut ranges: Vec<Range<Answer>> = Vec::new();
     let mut push = |from: u32, answer: Answer| match ranges.last() {
         Some(last) if last.answer == answer => {}
         _ => ranges.push(Range { from, answer }),
@@ -134,10 +157,51 @@ fn ranges(answers: &[(u32, Answer)]) -> Vec<Range> {
 }
 
 struct Row<'a> {
-    #[cfg_attr(not(test), expect(dead_code, reason = "names are for people and for the referee"))]
     name: &'a str,
     when: &'a str,
     numbers: [Option<u32>; 5],
+}
+
+/// Docker's profile for a process with these capabilities, as a bundle has it. Values are compared as libseccomp
+/// does it; our own filter compares what the kernel takes.
+pub(super) fn docker_document(capabilities: Capabilities) -> serde_json::Value {
+    use serde_json::json;
+    let mut allowed = Vec::new();
+    let mut rules = Vec::new();
+    let mut allow = |name: &str, op: &str, value: u32, second: u32| {
+        rules.push(json!({ "names": [name], "action": "SCMP_ACT_ALLOW",
+            "args": [{ "index": 0, "value": value, "valueTwo": second, "op": format!("SCMP_CMP_{op}") }] }));
+    };
+    let mut missing = Vec::new();
+    for row in rows() {
+        match answer(row.when, capabilities) {
+            Answer::Allow => allowed.push(row.name),
+            Answer::CloneFlags => allow(row.name, "MASKED_EQ", 0x7e02_0000, 0),
+            Answer::SocketFamily => {
+                for (op, family) in [("LT", 38), ("EQ", 39), ("GT", 40)] {
+                    allow(row.name, op, family, 0);
+                }
+            }
+            Answer::Personality => {
+                for persona in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
+                    allow(row.name, "EQ", persona, 0);
+                }
+            }
+            Answer::Enosys => missing.push(row.name),
+            Answer::Eperm => {}
+        }
+    }
+    rules.push(json!({ "names": allowed, "action": "SCMP_ACT_ALLOW" }));
+    if !missing.is_empty() {
+        rules.push(json!({ "names": missing, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS }));
+    }
+    let architectures = match Architecture::native() {
+        Some(Architecture::X86_64) => vec!["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        Some(Architecture::Aarch64) => vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+        None => Vec::new(),
+    };
+    json!({ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": libc::EPERM, "architectures": architectures,
+        "syscalls": rules })
 }
 
 fn rows() -> impl Iterator<Item = Row<'static>> {
@@ -177,4 +241,4 @@ pub(super) fn decode(bytes: &[u8]) -> Vec<libc::sock_filter> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

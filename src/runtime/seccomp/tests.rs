@@ -11,7 +11,7 @@ const ERRNO: u32 = 0x0005_0000;
 const ALLOW: u32 = 0x7fff_0000;
 
 /// Runs a filter over one call, as the kernel would.
-fn run(program: &[libc::sock_filter], abi: Abi, number: u32, arguments: [u64; 6]) -> u32 {
+pub(super) fn run(program: &[libc::sock_filter], abi: Abi, number: u32, arguments: [u64; 6]) -> u32 {
     let mut data = [0u32; 16];
     data[0] = number;
     data[1] = audit_architecture(abi);
@@ -27,9 +27,11 @@ fn run(program: &[libc::sock_filter], abi: Abi, number: u32, arguments: [u64; 6]
             0x20 => accumulator = data[instruction.k as usize / 4],
             0x54 => accumulator &= instruction.k,
             0x05 => at += instruction.k as usize,
-            0x15 | 0x35 => {
+            0x00 => accumulator = instruction.k,
+            0x15 | 0x25 | 0x35 => {
                 let holds = match instruction.code {
                     0x15 => accumulator == instruction.k,
+                    0x25 => accumulator > instruction.k,
                     _ => accumulator >= instruction.k,
                 };
                 at += usize::from(if holds { instruction.jt } else { instruction.jf });

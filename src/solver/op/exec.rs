@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::cache::KeyBuilder;
 use crate::llb::{ExecOp, HOSTNAME, Network, Op, SecurityMode};
 use crate::progress::{Step, Stream};
+use crate::runtime::network::user::UserNetwork;
 use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Rlimit, Sandbox, Security, users};
 use crate::solver::device::{self, Injected};
 use crate::solver::{Cause, Solver, TAIL, Tail, Tree, Work, identity_of};
@@ -61,19 +62,34 @@ impl Solver<'_> {
         let (stdout, stdout_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
         let (stderr, stderr_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
         let null = std::fs::File::open("/dev/null").map_err(|error| Cause::Io("open /dev/null", error))?;
+        let id = cgroup_id(work, step);
+        let joined = match op.network {
+            Network::Default => match self.environment.user_network {
+                None => self.step_network(&id)?,
+                Some(_) => self.user_network().map(|network| {
+                    let resolv_conf = network.resolv_conf(self.environment.resolv_conf);
+                    (runtime::Network::User(network.clone()), resolv_conf)
+                }),
+            },
+            Network::None | Network::Host => None,
+        };
+        let (network, resolv_conf) = match (op.network, joined) {
+            (_, Some(joined)) => joined,
+            (Network::None, None) => (runtime::Network::None, self.environment.resolv_conf.to_vec()),
+            (Network::Default | Network::Host, None) => {
+                (runtime::Network::Host, self.environment.resolv_conf.to_vec())
+            }
+        };
         let sandbox = Sandbox {
             rootfs: root,
             read_only: false,
             process: ProcessSpec { args: op.args.clone(), env, cwd: op.cwd.clone(), user, umask: 0o022 },
             mounts: mounted.mounts,
-            network: match op.network {
-                Network::None => runtime::Network::None,
-                Network::Default | Network::Host => runtime::Network::Host,
-            },
+            network,
             hostname: hostname(op).to_owned(),
             files: Files {
                 hosts: Some(hosts(op)),
-                resolv_conf: Some(self.environment.resolv_conf.to_vec()),
+                resolv_conf: Some(resolv_conf),
                 hostname: None,
                 writable: false,
             },
@@ -82,10 +98,13 @@ impl Solver<'_> {
             shm_size: op.limits.shm_size,
             devices,
             cgroup: Some(CgroupSpec {
-                id: cgroup_id(work, step),
+                id,
                 parent: op.limits.cgroup_parent.clone(),
                 resources: self.environment.resources.clone(),
+                accounted: false,
             }),
+            namespaces: runtime::Namespaces::default(),
+            tuning: runtime::Tuning::default(),
             io: Io::Fds { stdin: null.into(), stdout: stdout_end.into(), stderr: stderr_end.into() },
         };
         let start = |error: &dyn std::fmt::Display| Cause::Start(error.to_string());
@@ -121,6 +140,17 @@ impl Solver<'_> {
         }
     }
 
+    /// What connects the steps of an ordinary user. Where nothing can, they share the host's network.
+    fn user_network(&self) -> Option<&UserNetwork> {
+        match self.environment.user_network? {
+            Ok(network) => Some(network),
+            Err(why) => {
+                self.warn_once(&format!("steps share the network of this machine: {why}"));
+                None
+            }
+        }
+    }
+
     fn variables(&self, op: &ExecOp) -> Result<Vec<(String, String)>, Cause> {
         let mut env = op.proxy_env.clone();
         env.extend(op.env.iter().cloned());
@@ -146,7 +176,7 @@ fn make_workdir(root: impl AsFd, path: &str, user: &users::ResolvedUser) -> std:
     made.iter().try_for_each(|made| Ok(rustix::fs::fchown(&made.fd, Some(uid), Some(gid))?))
 }
 
-/// The sealed copy of this program, made once.
+/// What starts sandboxes, made once.
 fn launcher() -> Result<&'static Launcher, Cause> {
     static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
     if let Some(launcher) = LAUNCHER.get() {

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::archive::{Archive, ArchiveError, Kind, Member};
-use super::attributes::{Marks, Target, is_carried, is_whiteout, times};
+use super::attributes::{Marks, Target, is_carried, is_whiteout, make_whiteout, times};
 use super::fill::{Facts, Filling, Occupant, occupant, refuse};
 use super::hashing::{BackgroundHash, HashingReader};
 use super::path::{PathError, clean, escape, show, split};
@@ -299,8 +299,7 @@ impl Unpacking {
         match occupant(parent.as_fd(), hidden).map_err(|error| failed(error.into()))? {
             Occupant::Nothing => {
                 self.hiding = true;
-                rustix::fs::mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)
-                    .map_err(|error| failed(error.into()))?;
+                make_whiteout(parent.as_fd(), hidden).map_err(failed)?;
             }
             // It hides what lies below already.
             Occupant::Whiteout | Occupant::Other => {}
@@ -436,7 +435,7 @@ impl Unpacking {
         let mode = Mode::from_raw_mode(member.mode);
         let time = times(member.mtime.0, member.mtime.1);
         match target {
-            Target::Handle(fd) => {
+            Target::Handle(fd) | Target::Opened(fd) => {
                 rustix::fs::fchown(fd, user, group).map_err(failed("change the owner of"))?;
                 rustix::fs::fchmod(fd, mode).map_err(failed("change the mode of"))?;
             }
@@ -458,7 +457,7 @@ impl Unpacking {
             }
         }
         match target {
-            Target::Handle(fd) => rustix::fs::futimens(fd, &time),
+            Target::Handle(fd) | Target::Opened(fd) => rustix::fs::futimens(fd, &time),
             Target::Name(parent, name) => {
                 rustix::fs::utimensat(parent, *name, &time, AtFlags::SYMLINK_NOFOLLOW)
             }

@@ -38,6 +38,14 @@ impl Marks {
             Self::User => "user.overlay.stave.implied",
         }
     }
+
+    /// Marks the directories of a copied tree with where they were copied to.
+    pub(super) const fn origin(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.stave.origin",
+            Self::User => "user.overlay.stave.origin",
+        }
+    }
 }
 
 /// Whether an attribute is overlayfs' (or fuse-overlayfs') own bookkeeping. In an archive it is an
@@ -69,12 +77,14 @@ pub(super) enum Target<'a> {
     Handle(BorrowedFd<'a>),
     /// Anything, by its name in a directory; not followed.
     Name(BorrowedFd<'a>, &'a OsStr),
+    /// Anything, by an `O_PATH` handle. `/proc/self/fd/<it>` leads to that very thing, a link too.
+    Opened(BorrowedFd<'a>),
 }
 
 impl Target<'_> {
     fn path(&self) -> Vec<u8> {
         match self {
-            Self::Handle(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes(),
+            Self::Handle(fd) | Self::Opened(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes(),
             Self::Name(fd, name) => {
                 let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
                 path.extend_from_slice(name.as_bytes());
@@ -103,6 +113,7 @@ impl Target<'_> {
             let got = match self {
                 Self::Handle(fd) => rustix::fs::flistxattr(fd, &mut list[..]),
                 Self::Name(..) => rustix::fs::llistxattr(self.path(), &mut list[..]),
+                Self::Opened(_) => rustix::fs::listxattr(self.path(), &mut list[..]),
             };
             match got {
                 Ok(length) => {
@@ -124,6 +135,7 @@ impl Target<'_> {
             let got = match self {
                 Self::Handle(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
                 Self::Name(..) => rustix::fs::lgetxattr(self.path(), name, &mut value[..]),
+                Self::Opened(_) => rustix::fs::getxattr(self.path(), name, &mut value[..]),
             };
             match got {
                 Ok(length) => {
@@ -141,6 +153,7 @@ impl Target<'_> {
         match self {
             Self::Handle(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()),
             Self::Name(..) => rustix::fs::lsetxattr(self.path(), name, value, XattrFlags::empty()),
+            Self::Opened(_) => rustix::fs::setxattr(self.path(), name, value, XattrFlags::empty()),
         }
     }
 
@@ -149,6 +162,7 @@ impl Target<'_> {
         let removed = match self {
             Self::Handle(fd) => rustix::fs::fremovexattr(fd, name),
             Self::Name(..) => rustix::fs::lremovexattr(self.path(), name),
+            Self::Opened(_) => rustix::fs::removexattr(self.path(), name),
         };
         match removed {
             Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
@@ -157,9 +171,27 @@ impl Target<'_> {
     }
 }
 
-/// Whether this is how overlayfs says that a name is gone.
+/// Whether this is how overlayfs says that a name is gone; or how we do where such a device cannot be made, which is
+/// so on an overlay: a socket of no mode and no time. A layer has no other sockets.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
-    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFCHR => stat.st_rdev == 0,
+        libc::S_IFSOCK => permissions(stat) == 0 && (stat.st_mtime, stat.st_mtime_nsec) == (0, 0),
+        _ => false,
+    }
+}
+
+/// Says that `name` is gone.
+pub(super) fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let make = |kind| rustix::fs::mknodat(parent, name, kind, rustix::fs::Mode::empty(), 0);
+    match make(rustix::fs::FileType::CharacterDevice) {
+        Err(Errno::PERM | Errno::NOTSUP | Errno::INVAL) => {
+            make(rustix::fs::FileType::Socket)?;
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            Ok(rustix::fs::utimensat(parent, name, &times(0, 0), flags)?)
+        }
+        made => Ok(made?),
+    }
 }
 
 /// The mode's permission bits, set-id bits and sticky bit.
@@ -168,7 +200,10 @@ pub(super) fn permissions(stat: &Stat) -> u32 {
 }
 
 /// Gives the directory `to` the mode, owner and carried attributes of `from`, and its time if asked.
-pub(super) fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, time: bool) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system gives.
+pub fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, time: bool) -> io::Result<()> {
     let stat = rustix::fs::fstat(from)?;
     let source = Target::Handle(from);
     let target = Target::Handle(to);

@@ -336,6 +336,7 @@ impl<'a, W: Write> Stream<'a, W> {
             gid: entry.stat.st_gid,
             size: if kind == b'0' { entry.stat.st_size as u64 } else { 0 },
             mtime: entry.stat.st_mtime,
+            nanoseconds: 0,
             device,
             xattrs,
         };
@@ -371,6 +372,7 @@ impl<'a, W: Write> Stream<'a, W> {
             gid: 0,
             size: 0,
             mtime: 0,
+            nanoseconds: 0,
             device: (0, 0),
             xattrs: &[],
         };

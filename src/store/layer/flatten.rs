@@ -1,15 +1,19 @@
 //! Many layers as one directory, for chains longer than overlayfs takes.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
+use rustix::io::Errno;
 
 use super::apply::finish;
 use super::attributes::{Marks, Target, copy_directory, is_whiteout};
 use super::fill::{Facts, Filling};
 use super::overlay::LayerRef;
 use super::path::{PathError, split};
+use super::trees::copy_file;
 use super::walk::{Visit, walk};
 use crate::root;
 
@@ -25,8 +29,44 @@ pub fn flatten(
     into: BorrowedFd<'_>,
     marks: Marks,
 ) -> Result<Vec<String>, PathError> {
+    merge(layers, into, marks, Way::Link)
+}
+
+/// How files come into a merged tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As links: the tree must not be written to.
+    Link,
+    Copy,
+}
+
+impl Way {
+    /// Puts what `name` is in `from`, which is no directory, into `to`.
+    pub(super) fn place(
+        self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+        to: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        match self {
+            Self::Link => rustix::fs::linkat(from, name, to, name, AtFlags::empty()),
+            Self::Copy => copy_file(from, name, stat, to),
+        }
+    }
+}
+
+/// As [`flatten`], in either way.
+pub(super) fn merge(
+    layers: &[LayerRef<'_>],
+    into: BorrowedFd<'_>,
+    marks: Marks,
+    way: Way,
+) -> Result<Vec<String>, PathError> {
     let mut filling = Filling::new(into, marks)?;
     for layer in layers {
+        // What has several names in a layer has them in the tree.
+        let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         let fs = root::open_ambient_dir(layer.fs)
             .map_err(|error| PathError::new("open", layer.fs.as_os_str().as_bytes(), error))?;
         walk(fs.as_fd(), |entry| -> Result<Visit, PathError> {
@@ -59,11 +99,22 @@ pub fn flatten(
             } else if is_whiteout(entry.stat) {
                 filling.clear(parent.as_fd(), name).map_err(failed)?;
             } else {
+                let identity = (entry.stat.st_dev, entry.stat.st_ino);
+                let first = match links.get(&identity).filter(|_| way == Way::Copy) {
+                    Some(first) => Some((filling.directory(split(first).0, false)?, split(first).1)),
+                    None => None,
+                };
                 filling
-                    .replace(parent.as_fd(), name, || {
-                        rustix::fs::linkat(entry.parent, name, &parent, name, AtFlags::empty())
+                    .replace(parent.as_fd(), name, || match &first {
+                        Some((above, first)) => {
+                            rustix::fs::linkat(above, *first, &parent, name, AtFlags::empty())
+                        }
+                        None => way.place(entry.parent, entry.name, entry.stat, parent.as_fd()),
                     })
                     .map_err(failed)?;
+                if entry.stat.st_nlink > 1 {
+                    links.entry(identity).or_insert_with(|| entry.path.to_vec());
+                }
             }
             Ok(Visit::Kept)
         })?;

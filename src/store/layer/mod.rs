@@ -11,7 +11,8 @@
 //!
 //! In a user namespace the attributes are `user.overlay.*` ([`Marks`]). [`apply`] makes such a directory
 //! from an archive, [`commit`] from an overlay's upper directory, [`write_tar`] writes it as an archive
-//! again, and [`overlay::mount`] stacks several. Nothing here knows about compression (`compress`), blobs
+//! again, and [`overlay::mount`] stacks several. [`pack()`] and [`extract()`] are for trees in use: parts of a
+//! container, running perhaps, as archives and back. Nothing here knows about compression (`compress`), blobs
 //! or the database.
 //!
 //! Names in an archive are an attacker's. They are only ever used as single components below a handle,
@@ -22,14 +23,18 @@ pub mod overlay;
 mod apply;
 mod archive;
 mod attributes;
+mod changes;
 mod commit;
+mod extract;
 mod fill;
 mod flatten;
 mod hashing;
 mod implied;
+mod pack;
 mod path;
 mod sparse;
 mod tar_writer;
+pub mod trees;
 mod untouched;
 mod walk;
 
@@ -38,7 +43,11 @@ mod tests;
 
 pub use apply::{Applied, ApplyError, Devices, Ids, Limits, Options, apply};
 pub use archive::ArchiveError;
-pub use attributes::Marks;
+pub use attributes::{Marks, copy_directory};
+pub use changes::{Change, ChangeKind, changes, mount_points};
 
 pub use commit::{CommitError, Committed, commit, measure, write_tar};
+pub use extract::{CopyError, ExtractError, Extracted, Extracting, Owner, copy_tree, extract, transfer};
+pub use flatten::Way;
+pub use pack::{PackError, Packing, pack, size_of};
 pub use path::PathError;

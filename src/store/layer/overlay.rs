@@ -111,6 +111,18 @@ pub fn mount(
     }
 }
 
+/// The directories that [`mount`] would stack, the topmost first, for somebody else to do it.
+///
+/// # Errors
+/// As [`mount`].
+pub fn lower(
+    layers: &[LayerRef<'_>],
+    upper: Option<Upper<'_>>,
+    options: &Options<'_>,
+) -> Result<Vec<PathBuf>, PathError> {
+    Ok(plan(layers, upper, options)?.lower)
+}
+
 fn at<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PathError + 'a {
     move |error| PathError::new(doing, path.as_os_str().as_bytes(), error)
 }

@@ -22,6 +22,8 @@ pub(super) struct Header<'a> {
     pub(super) size: u64,
     /// Whole seconds.
     pub(super) mtime: i64,
+    /// 0 in layers.
+    pub(super) nanoseconds: u32,
     pub(super) device: (u32, u32),
     pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
@@ -58,9 +60,20 @@ pub(super) fn write_header(out: &mut dyn Write, header: &Header<'_>) -> io::Resu
     number(108..116, "uid", header.uid.into());
     number(116..124, "gid", header.gid.into());
     number(124..136, "size", header.size as i64);
-    number(136..148, "mtime", header.mtime);
+    if header.nanoseconds == 0 {
+        number(136..148, "mtime", header.mtime);
+    }
     number(329..337, "devmajor", header.device.0.into());
     number(337..345, "devminor", header.device.1.into());
+    if header.nanoseconds != 0 {
+        // The sign is that of the whole: -0.25 is the second before 0, and 750 milliseconds.
+        let (sign, seconds, nanoseconds) = match header.mtime {
+            0.. => ("", header.mtime, header.nanoseconds),
+            before => ("-", -(before + 1), 1_000_000_000 - header.nanoseconds),
+        };
+        records.push((b"mtime".to_vec(), format!("{sign}{seconds}.{nanoseconds:09}").into_bytes()));
+        octal(&mut block[136..148], header.mtime.max(0) as u64);
+    }
     for (name, value) in header.xattrs {
         records.push(([b"SCHILY.xattr.", &name[..]].concat(), value.clone()));
     }

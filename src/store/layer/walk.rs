@@ -39,6 +39,8 @@ pub(super) enum Visit {
     Kept,
     /// It was removed: the parent's times are put back when it is left.
     Removed,
+    /// Nothing, and what it holds is of no interest.
+    Passed,
 }
 
 struct Frame {
@@ -54,8 +56,25 @@ struct Frame {
 /// Calls `visit` for the root and everything below it.
 pub(super) fn walk<E: From<PathError>>(
     root: BorrowedFd<'_>,
+    visit: impl FnMut(&Entry<'_>) -> Result<Visit, E>,
+) -> Result<(), E> {
+    walk_through(root, false, visit)
+}
+
+/// As [`walk`], of a tree that others change meanwhile: what is gone when its turn comes is left out.
+pub(super) fn walk_live<E: From<PathError>>(
+    root: BorrowedFd<'_>,
+    visit: impl FnMut(&Entry<'_>) -> Result<Visit, E>,
+) -> Result<(), E> {
+    walk_through(root, true, visit)
+}
+
+fn walk_through<E: From<PathError>>(
+    root: BorrowedFd<'_>,
+    live: bool,
     mut visit: impl FnMut(&Entry<'_>) -> Result<Visit, E>,
 ) -> Result<(), E> {
+    let is_gone = |error: Errno| live && matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP);
     let mut path: Vec<u8> = Vec::new();
     let fd = reopen(root, ".").map_err(|error| PathError::new("open", b"/", error))?;
     let stat = rustix::fs::fstat(&fd).map_err(|error| PathError::new("look at", b"/", error))?;
@@ -81,18 +100,28 @@ pub(super) fn walk<E: From<PathError>>(
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
-        let stat = rustix::fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| PathError::new("look at", &path, error))?;
+        let stat = match rustix::fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(error) if is_gone(error) => continue,
+            stat => stat.map_err(|error| PathError::new("look at", &path, error))?,
+        };
         let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let child = directory
-            .then(|| reopen(fd, &name))
-            .transpose()
-            .map_err(|error| PathError::new("open", &path, error))?;
+        let child = match directory.then(|| reopen(fd, &name)).transpose() {
+            Err(error) if is_gone(error) => continue,
+            child => child.map_err(|error| PathError::new("open", &path, error))?,
+        };
+        // Another directory by that name, if somebody was quick: the one that was opened counts.
+        let stat = match &child {
+            Some(child) if live => {
+                rustix::fs::fstat(child).map_err(|error| PathError::new("look at", &path, error))?
+            }
+            _ => stat,
+        };
         let handle = child.as_ref().map(AsFd::as_fd);
         let entry = Entry { path: &path, parent: fd.as_fd(), name: &name, stat: &stat, handle };
-        if visit(&entry)? == Visit::Removed {
+        let visited = visit(&entry)?;
+        if visited == Visit::Removed {
             frame.restore = true;
-        } else if let Some(child) = child {
+        } else if let (Some(child), Visit::Kept) = (child, visited) {
             let next =
                 Frame::new(child, &stat, path.len()).map_err(|error| PathError::new("list", &path, error))?;
             stack.push(next);
@@ -145,7 +174,7 @@ fn names(fd: BorrowedFd<'_>) -> io::Result<Vec<(bool, OsString)>> {
         }
         // Only what could be a whiteout is looked at: a wide directory costs its names and no more.
         let whiteout = match entry.file_type() {
-            FileType::CharacterDevice | FileType::Unknown => {
+            FileType::CharacterDevice | FileType::Socket | FileType::Unknown => {
                 match rustix::fs::statat(fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => is_whiteout(&stat),
                     // A merged view lists whiteouts in directories that only one layer has, and then

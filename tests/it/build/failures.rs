@@ -54,11 +54,10 @@ fn codes() {
     }
     store.stave(["build", "/no/such/folder"]).code(1).says(&["/no/such/folder"]);
     store.build(&fine, &["-f", "missing.Dockerfile"]).code(1).says(&["missing.Dockerfile"]);
-    for wrong in
-        ["--no-such-flag", "--add-host=x", "--tag=UPPER", "--secret=src", "--network=moon", "--platform=/"]
-    {
+    for wrong in ["--no-such-flag", "--add-host=x", "--tag=UPPER", "--secret=src", "--platform=/"] {
         store.build(&fine, &[wrong]).code(2);
     }
+    store.build(&fine, &["--network=moon"]).code(1).says(&["network `moon` not found"]);
     store.stave(["build"]).code(2);
     store.stave(["no-such-verb"]).code(2);
 }

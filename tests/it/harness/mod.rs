@@ -9,6 +9,7 @@ mod base;
 mod context;
 pub mod events;
 mod exported;
+pub mod net;
 pub mod processes;
 pub mod registry;
 pub mod served;
@@ -188,6 +189,7 @@ impl Store {
         let mut command = Command::new(STAVE);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path().join("home")).env("LANG", "C.UTF-8");
+        command.env("STAVE_RUNTIME_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/run"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.folder.path()).arg("--root").arg(self.root()).args(arguments);
         command

@@ -165,8 +165,8 @@ fn blobs_that_cannot_be_had() {
     }
     let ended = second.build(&stages(), &[&from, "-t", "app"]).ok();
     ended.says(&["of a cache cannot be used, and its step runs"]);
-    assert_eq!(second.stave(["run", "--rm", "app", "cat", "/all"]).ok().text(), "ABCx");
-    let text = second.stave(["run", "--rm", "app", "cat", "/bin/tool"]).ok();
+    assert_eq!(second.stave(["run", "--rm", "--network=none", "app", "cat", "/all"]).ok().text(), "ABCx");
+    let text = second.stave(["run", "--rm", "--network=none", "app", "cat", "/bin/tool"]).ok();
     assert_eq!(text.text(), "tool");
 }
 
@@ -189,11 +189,11 @@ fn a_layer_that_is_not_what_its_record_says() {
     let from = format!("--cache-from=type=local,src={folder}");
     let ended = second.build(&context(&text("good"), &[]), &[&from, "-t", "app"]).ok();
     ended.says(&["it is not what its record says"]);
-    assert_eq!(second.stave(["run", "--rm", "app", "cat", "/file"]).ok().text(), "good");
+    assert_eq!(second.stave(["run", "--rm", "--network=none", "app", "cat", "/file"]).ok().text(), "good");
     // Nor later, when nobody speaks of that cache any more.
     let (events, _) = second.build_events(&context(&text("good"), &[]), &["-t", "app"]);
     assert_eq!(events.ran(), [""; 0]);
-    assert_eq!(second.stave(["run", "--rm", "app", "cat", "/file"]).ok().text(), "good");
+    assert_eq!(second.stave(["run", "--rm", "--network=none", "app", "cat", "/file"]).ok().text(), "good");
 }
 
 /// The same files at another time are the same step's: the image lists the layer that is here.
@@ -214,7 +214,7 @@ fn the_same_files_with_other_times() {
     second.stave(["save", "-o", &second.path("app.tar"), "app"]).ok();
     let third = Store::empty();
     third.stave(["load", "-i", &second.path("app.tar")]).ok();
-    assert_eq!(third.stave(["run", "--rm", "app", "cat", "/file"]).ok().text(), "same");
+    assert_eq!(third.stave(["run", "--rm", "--network=none", "app", "cat", "/file"]).ok().text(), "same");
 }
 
 #[test]

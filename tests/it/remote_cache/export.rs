@@ -47,7 +47,10 @@ fn min_has_all_records_and_the_images_own_layers() {
         let from = format!("--cache-from=type=local,src={folder}");
         let (events, _) = second.build_events(&context, &[&from, "-t", "app"]);
         assert_eq!(ran(&second), again, "{mode}: {events:?}");
-        assert_eq!(second.stave(["run", "--rm", "app", "cat", "/both"]).ok().text(), "1\ng");
+        assert_eq!(
+            second.stave(["run", "--rm", "--network=none", "app", "cat", "/both"]).ok().text(),
+            "1\ng"
+        );
     }
 }
 

@@ -101,7 +101,7 @@ fn sources_over_the_network() {
         git.url("r.git")
     );
     shares(&first, &second, &context(&text, &[]), &context(&text, &[]), &["-t", "app"]);
-    let file = second.stave(["run", "--rm", "app", "cat", "/both"]).ok();
+    let file = second.stave(["run", "--rm", "--network=none", "app", "cat", "/both"]).ok();
     assert_eq!(file.text(), "from the webfrom git");
 }
 
@@ -123,11 +123,11 @@ fn one_file_changed() {
     assert_eq!(ran(&second), ["last"]);
     // The tool and what was made, as the image has them; nothing of the stages that made them.
     assert_eq!(pulled(&events), 2, "{events:?}");
-    assert_eq!(second.stave(["run", "--rm", "app", "cat", "/all"]).ok().text(), "ABCy");
+    assert_eq!(second.stave(["run", "--rm", "--network=none", "app", "cat", "/all"]).ok().text(), "ABCy");
     context.write("source", "abcd");
     let (events, _) = second.build_events(&context, &[&from, "-t", "app"]);
     assert_eq!(ran(&second), ["build", "last", "last"], "{events:?}");
-    assert_eq!(second.stave(["run", "--rm", "app", "cat", "/all"]).ok().text(), "ABCDy");
+    assert_eq!(second.stave(["run", "--rm", "--network=none", "app", "cat", "/all"]).ok().text(), "ABCDy");
 }
 
 #[test]

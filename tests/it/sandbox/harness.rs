@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use stave::root::open_ambient_dir;
 use stave::runtime::users::ResolvedUser;
-use stave::runtime::{Files, Io, Launcher, Network, ProcessSpec, Sandbox, Security, SpawnError, bind};
+use stave::runtime::{
+    Files, Io, Launcher, Namespaces, Network, ProcessSpec, Sandbox, Security, SpawnError, Tuning, bind,
+};
 use tempfile::TempDir;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -97,6 +99,8 @@ impl Tree {
             shm_size: None,
             devices: Vec::new(),
             cgroup: None,
+            namespaces: Namespaces::default(),
+            tuning: Tuning::default(),
             io: Io::Fds { stdin: null(), stdout: null(), stderr: null() },
         }
     }

@@ -23,7 +23,7 @@ fn what_was_built_is_pulled() {
     let name = served.name("team/app");
     other.stave(["pull", &name]).ok();
     assert_eq!(other.inspect(&name)["Id"], id.as_str());
-    assert_eq!(other.stave(["run", "--rm", &name]).ok().text(), "one");
+    assert_eq!(other.stave(["run", "--rm", "--network=none", &name]).ok().text(), "one");
     // Its manifest is what it was, now and after a restart, and wherever it is packed.
     let host = served.host.clone();
     assert_eq!(served.stop(), 0);
@@ -65,7 +65,7 @@ fn what_is_pushed_is_here() {
             continue;
         }
         assert_eq!(store.inspect("localhost/team/app:1")["Id"], id.as_str());
-        assert_eq!(store.stave(["run", "--rm", "localhost/team/app:1"]).ok().text(), "one");
+        assert_eq!(store.stave(["run", "--rm", "--network=none", "localhost/team/app:1"]).ok().text(), "one");
         let top = context("FROM localhost/team/app:1\nRUN cat /two >/three\n", &[]);
         store.build_id(&top, &["-t", "team/top"]);
         other.stave(["pull", &served.name("team/top")]).ok();
@@ -166,7 +166,7 @@ fn skopeo_copies_both_ways() {
             tool("skopeo", &["copy", flags[0], &there(name), &back]);
             let other = Store::empty();
             other.stave(["pull", &served.name(name)]).ok();
-            assert_eq!(other.stave(["run", "--rm", &served.name(name)]).ok().text(), "one");
+            assert_eq!(other.stave(["run", "--rm", "--network=none", &served.name(name)]).ok().text(), "one");
         }
         let other = Store::empty();
         other.stave(["pull", &served.name("x/app:1")]).ok();
@@ -197,7 +197,7 @@ fn podman_pulls_and_pushes() {
     assert_eq!(podman(&["images", "--no-trunc", "--quiet", &served.name("team/app:1")]).text(), id);
     podman(&["tag", &served.name("team/app:1"), &served.name("team/again:2")]);
     podman(&["push", "--tls-verify=false", &served.name("team/again:2")]);
-    assert_eq!(builder.stave(["run", "--rm", "localhost/team/again:2"]).ok().text(), "one");
+    assert_eq!(builder.stave(["run", "--rm", "--network=none", "localhost/team/again:2"]).ok().text(), "one");
     assert_eq!(builder.inspect("localhost/team/again:2")["Id"], id.as_str());
 }
 

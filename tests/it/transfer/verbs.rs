@@ -81,7 +81,7 @@ async fn manifests_and_configs_are_printed_as_their_bytes_are() {
         of(&store.stave(["inspect", "--config", "busybox"]).ok().stdout),
         local["Id"].as_str().unwrap()
     );
-    store.stave(["inspect", &name]).code(1).says(&["no such image"]);
+    store.stave(["inspect", &name]).code(1).says(&["no such object"]);
     store.stave(["inspect", "--raw", "--config", &name]).code(2);
     let layout = format!("oci:{}:x", store.path("l"));
     store.stave(["copy", "-q", &name, &layout]).ok();

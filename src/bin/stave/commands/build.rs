@@ -11,6 +11,7 @@ use stave::llb::{Network, redacted};
 use stave::parser::{BuildOptions, NoCache};
 use stave::platform::Platform;
 use stave::reference::Reference;
+use stave::solver::StepNetwork;
 
 use super::context::Context;
 use crate::ambient;
@@ -67,8 +68,8 @@ pub struct Args {
     /// Add a line to /etc/hosts of RUN steps
     #[arg(long, value_name = "HOST:IP")]
     add_host: Vec<String>,
-    /// The network of RUN steps
-    #[arg(long, default_value = "default", value_parser = ["default", "host", "none"])]
+    /// The network of RUN steps: `default`, a bridge; `host`, `none`, or a network's name
+    #[arg(long, default_value = "default", value_name = "NETWORK")]
     network: String,
     /// Run every step, whatever is cached
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", require_equals = true, value_parser = switch, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
@@ -239,6 +240,20 @@ fn outputs(args: &Args) -> Result<Vec<Output>, Failure> {
     Ok(outputs)
 }
 
+/// The bridge of RUN steps; none where they have the host's network, or none at all.
+fn step_network(engine: &Engine<'_>, name: &str) -> Result<Option<StepNetwork>, Failure> {
+    let machine = ambient::machine();
+    let bridge = match name {
+        "host" | "none" => return Ok(None),
+        "default" | "bridge" => None,
+        name => {
+            let found = stave::engine::network::find(engine.store, &machine, name);
+            found.map_err(|error| super::network::failure(&error))?.spec.bridge
+        }
+    };
+    Ok(Some(StepNetwork { machine, bridge, unable: std::sync::OnceLock::new() }))
+}
+
 /// What to build, and, if the context came over standard input, where it lies unpacked: it must stay
 /// for as long as the build lasts.
 fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tempfile::TempDir>), Failure> {
@@ -359,7 +374,9 @@ fn request(engine: &Engine<'_>, args: &Args) -> Result<(BuildRequest, Option<tem
         sources,
         layouts,
         pull: args.pull,
+        network: step_network(engine, &args.network)?,
         resolv_conf: ambient::resolv_conf(),
+        user_network: ambient::user_network().map(|found| found.map_err(|why| why.to_string())),
         output_is_shown: form(args).shows_output(),
         needed: deliver::needed(&outputs(args)?),
         pushes: deliver::pushes(&outputs(args)?, &args.tag),

@@ -4,14 +4,18 @@
 use std::path::PathBuf;
 
 use stave::engine::Engine;
+use stave::engine::container::{self, StartError, StartRequest, Started};
 use stave::platform::Platform;
 use stave::progress::Progress;
 use stave::reference::Reference;
 use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret, Stated, Warn};
+use stave::runtime::monitor::{CommandLine, Streams};
 use stave::solver::Cancel;
 use stave::store::Store;
+use stave::store::containers::{ContainerId, Named, StoredContainer};
 use stave::store::images::StoredImage;
 use stave::store::indexes::StoredIndex;
+use stave::store::lease::FileLock;
 
 use crate::failure::Failure;
 use crate::progress::{Form, Shown};
@@ -52,15 +56,100 @@ impl Context {
         cancel: Cancel,
         work: impl FnOnce(&Engine<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let store = self.store()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let shown = Shown::new(form);
-        let engine = engine(&store, &runtime, shown.progress.clone(), cancel)?;
-        let outcome = work(&engine);
-        drop(engine);
-        drop(shown);
-        runtime.shutdown_background();
-        outcome
+        with_engine_over(&self.store()?, form, cancel, work)
+    }
+
+    /// The command line for what comes after a container's end: see [`super::ended`]. What it reads of the environment
+    /// is what we read, or a container would be started again with another network or another snapshotter.
+    pub fn after(&self, store: &Store, id: &ContainerId) -> Result<CommandLine, Failure> {
+        let root = store.path().to_str().ok_or_else(|| Failure::new("the store's path is no UTF-8 text"))?;
+        Ok(CommandLine {
+            arguments: ["stave", "--root", root, "container-ended", id.as_str()].map(str::to_owned).into(),
+            environment: ambient::handed_on(),
+        })
+    }
+
+    /// Starts a container; layers that are not here are fetched. Who just created it has its lock still.
+    pub fn start(
+        &self,
+        store: &Store,
+        id: &ContainerId,
+        mut created: Option<FileLock>,
+        attach: Option<Streams>,
+        size: (u16, u16),
+    ) -> Result<Started, Failure> {
+        loop {
+            let request = StartRequest {
+                host: ambient::host(),
+                attach,
+                size,
+                after: self.after(store, id)?,
+                again: false,
+            };
+            match container::start(store, id, created.take(), request) {
+                Ok(started) => {
+                    if !started.live.unmet.is_empty() {
+                        tell_line!("warning: {}", unmet(&started.live.unmet));
+                    }
+                    return Ok(started);
+                }
+                Err(StartError::MissingLayers(image)) => {
+                    with_engine_over(store, Form::Auto, Cancel::new(), |engine| {
+                        engine.fetch_layers(&image).map_err(|error| Failure::from_error(&error))
+                    })?;
+                }
+                Err(error) => return Err(Failure::from_error(&error).with_code(error.exit_code())),
+            }
+        }
+    }
+}
+
+/// What became of limits that cannot be had.
+fn unmet(limits: &[String]) -> String {
+    let why = match crate::enter::is_rootless() {
+        true => {
+            "an ordinary user's containers are limited where a systemd session gives the user a cgroup of version 2"
+        }
+        false => "this machine has no cgroup for it that can be written",
+    };
+    let (limits, verb) = (limits.join("`, `"), if limits.len() == 1 { "does" } else { "do" });
+    format!("`{limits}` {verb} not hold: {why}")
+}
+
+/// Does `work` with an engine over a store that is open already.
+pub fn with_engine_over<T>(
+    store: &Store,
+    form: Form,
+    cancel: Cancel,
+    work: impl FnOnce(&Engine<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let shown = Shown::new(form);
+    let engine = engine(store, &runtime, shown.progress.clone(), cancel)?;
+    let outcome = work(&engine);
+    drop(engine);
+    drop(shown);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The container that a person means, or an error that names what it could be.
+pub fn find_container(store: &Store, text: &str) -> Result<StoredContainer, Failure> {
+    match store.container(text)? {
+        Named::One(found) => Ok(*found),
+        Named::Several(ids) => {
+            let shown: Vec<&str> = ids.iter().take(5).map(ContainerId::short).collect();
+            Err(Failure::new(format!("`{text}` is the beginning of several containers' ids"))
+                .hint(format!("write more digits: {}", shown.join(", "))))
+        }
+        Named::None => {
+            let names: Vec<String> = store.containers()?.into_iter().map(|found| found.name).collect();
+            let failure = Failure::new(format!("no such container: `{text}`"));
+            Err(match stave::diagnostic::nearest(text, names.iter().map(String::as_str)) {
+                Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None => failure.hint("`stave ps -a` lists all"),
+            })
+        }
     }
 }
 
@@ -188,15 +277,33 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// How long ago, in words.
 pub fn ago(then: i64) -> String {
-    let seconds = (ambient::now().saturating_sub(then) / 1_000_000_000).max(0);
-    let (count, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3_600 => (seconds / 60, "minute"),
-        3_600..172_800 => (seconds / 3_600, "hour"),
-        172_800..1_209_600 => (seconds / 86_400, "day"),
-        1_209_600..5_184_000 => (seconds / 604_800, "week"),
-        5_184_000..63_072_000 => (seconds / 2_592_000, "month"),
-        _ => (seconds / 31_536_000, "year"),
-    };
-    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    format!("{} ago", crate::format::time::since(then, ambient::now()))
+}
+
+/// Does something with each container that was named, and says each name that was done. What fails for one is told,
+/// and the others go on; then the exit code is 1.
+pub fn each(
+    names: &[String],
+    mut work: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<std::process::ExitCode, Failure> {
+    each_quietly(names, |name| {
+        work(name)?;
+        say_line!("{name}");
+        Ok(())
+    })
+}
+
+/// As [`each`], without the names.
+pub fn each_quietly(
+    names: &[String],
+    mut work: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<std::process::ExitCode, Failure> {
+    let mut code = std::process::ExitCode::SUCCESS;
+    for name in names {
+        if let Err(failure) = work(name) {
+            failure.report();
+            code = std::process::ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }

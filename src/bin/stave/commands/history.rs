@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use serde_json::json;
 use stave::diagnostic::printable;
 
-use super::context::{Context, ago, find_image, table};
+use super::context::{Context, ago, find_image};
 use crate::failure::Failure;
+use crate::format::{self, Columns, Row, time};
 use crate::progress::human_size;
 
 /// Show the steps that made an image, newest first
@@ -16,7 +18,32 @@ pub struct Args {
     /// Do not shorten the instructions
     #[arg(long)]
     no_trunc: bool,
+    /// Print ids only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print sizes and times for people
+    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", value_name = "BOOL")]
+    human: bool,
+    /// `table`, `table TEMPLATE`, `json`, or a Go template for each
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
 }
+
+const COLUMNS: Columns = Columns {
+    fields: &[
+        ("ID", "IMAGE"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedBy", "CREATED BY"),
+        ("Size", "SIZE"),
+        ("Comment", "COMMENT"),
+    ],
+    shown: &["CreatedSince", "CreatedBy", "Size", "Comment"],
+    quiet: "ID",
+};
+
+const WITH_TIMES: Columns = Columns { shown: &["CreatedAt", "CreatedBy", "Size", "Comment"], ..COLUMNS };
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
@@ -24,7 +51,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let (config, _) = store.image_config(image.id)?;
     let mut layers = config.rootfs.diff_ids.iter();
     let mut rows = Vec::new();
-    for entry in &config.history {
+    let last = config.history.len();
+    for (place, entry) in config.history.iter().enumerate() {
         let size = match if entry.empty_layer { None } else { layers.next() } {
             Some(layer) => store.layer_size(*layer)?,
             None => 0,
@@ -34,14 +62,24 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         if !args.no_trunc && by.chars().count() > 60 {
             by = by.chars().take(59).chain(['…']).collect();
         }
-        rows.push(vec![
-            created.map_or("N/A".to_owned(), ago),
-            by,
-            human_size(size),
-            entry.comment.as_deref().map(printable).unwrap_or_default(),
-        ]);
+        // Only the whole is an image.
+        let id = match (place + 1 == last, args.no_trunc) {
+            (true, true) => image.id.to_string(),
+            (true, false) => image.id.0.short(),
+            (false, _) => "<missing>".to_owned(),
+        };
+        let value = json!({
+            "ID": id,
+            "CreatedSince": created.map_or("N/A".to_owned(), ago),
+            "CreatedAt": created.map_or("N/A".to_owned(), time::long),
+            "CreatedBy": by,
+            "Size": if args.human { human_size(size) } else { size.to_string() },
+            "Comment": entry.comment.as_deref().map(printable).unwrap_or_default(),
+        });
+        rows.push(Row { value, ..Row::default() });
     }
     rows.reverse();
-    say!("{}", table(&["CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows));
+    let columns = if args.human { &COLUMNS } else { &WITH_TIMES };
+    format::list(columns, args.format.as_deref(), args.quiet, &rows)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use stave::event::Kind;
 use stave::image::ImageConfig;
 use stave::platform::Platform;
 use stave::reference::Reference;
@@ -35,9 +36,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let message =
         if args.message.is_empty() { format!("Imported from {}", args.file.display()) } else { args.message };
     let id = store.import(super::load::open(Some(args.file))?, config, &message)?;
+    let name = args.name.as_ref().map_or_else(|| id.to_string(), |name| name.familiar());
     if let Some(name) = args.name {
         store.tag(&name, id)?;
     }
+    store.event(Kind::Image, "import", id.to_string(), [("name", name)]);
     say_line!("{id}");
     Ok(ExitCode::SUCCESS)
 }

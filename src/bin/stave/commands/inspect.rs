@@ -1,4 +1,4 @@
-//! `stave inspect`
+//! `stave inspect`: objects of the store, and images wherever they are.
 
 use std::process::ExitCode;
 
@@ -13,26 +13,35 @@ use stave::transfer::Place;
 use super::context::{Context, find_image_for, find_index};
 use super::remote::with_tools;
 use crate::failure::Failure;
+use crate::format;
 use crate::progress::Form;
 use elsewhere::{Part, Seen};
 
 mod elsewhere;
+mod objects;
 
-/// Print all that is known of images, as JSON
+/// Print all that is known of containers, images, volumes and networks, as JSON
 ///
-/// A name or an id is one of the store, and with --remote a name at its registry. With --raw
-/// and --config a name that the store does not have is looked for at its registry, as FROM
-/// does. Other places are named as for `stave copy`: docker://NAME, oci:FOLDER,
-/// oci-archive:FILE, docker-archive:FILE. No layer is fetched.
+/// A name or an id is one of the store: of a container, else of an image, a volume or a network, unless
+/// --type says which; with --remote it is an image's name at its registry. With --raw and --config a name
+/// that the store does not have is looked for at its registry, as FROM does. Other places of images are
+/// named as for `stave copy`: docker://NAME, oci:FOLDER, oci-archive:FILE, docker-archive:FILE. No layer
+/// is fetched.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Names or ids, or other places
+    /// Names or ids, or other places of images
     #[arg(required = true)]
-    images: Vec<String>,
-    /// Print one field only, named as in `.Config.Cmd`
-    #[arg(short, long, value_name = "FIELD")]
+    names: Vec<String>,
+    /// `json` for one line each, a Go template, or one field named as in `.Config.Cmd`
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+    /// What the names are of: `container`, `image`, `volume` or `network`
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<objects::Kind>,
+    /// Show how much containers have written
+    #[arg(short, long)]
+    size: bool,
     /// Show the image for this platform, of names that have several
     #[arg(long)]
     platform: Option<Platform>,
@@ -51,6 +60,14 @@ impl Args {
     /// Whether the store is opened.
     pub fn needs_store(&self) -> bool {
         !self.remote
+    }
+
+    /// Whether only images of places are meant, and no object of the store by its name.
+    fn is_elsewhere(&self) -> bool {
+        let place = |text: &String| {
+            text.starts_with("docker://") || text.parse::<Place>().is_ok_and(|place| place.is_local())
+        };
+        self.remote || self.part() != Part::Everything || self.names.iter().any(place)
     }
 
     fn part(&self) -> Part {
@@ -82,9 +99,34 @@ impl Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    if args.is_elsewhere() {
+        return elsewhere(context, &args);
+    }
+    let store = context.store()?;
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for text in &args.names {
+        match objects::find(&store, text, &args)? {
+            Some(object) => found.push(object),
+            None => missing.push(text),
+        }
+    }
+    // What is there is shown, whatever else is not.
+    if missing.is_empty() || !found.is_empty() || args.format.is_none() {
+        format::object(args.format.as_deref(), &found)?;
+    }
+    let failures: Vec<Failure> =
+        missing.iter().map(|text| objects::absent(&store, text, args.kind)).collect::<Result<_, _>>()?;
+    Ok(failures.into_iter().fold(ExitCode::SUCCESS, |_, failure| failure.report()))
+}
+
+fn elsewhere(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    if let Some(kind) = args.kind.filter(|kind| *kind != objects::Kind::Image) {
+        return Err(Failure::usage(format!("a {} is in no registry and no archive", kind.word())));
+    }
     with_tools(context, Form::Quiet, args.needs_store(), async |tools| {
         let mut found = Vec::new();
-        for text in &args.images {
+        for text in &args.names {
             match args.place(tools.store, text)? {
                 Some(place) => {
                     match elsewhere::inspect(tools, &place, args.platform.as_ref(), args.part()).await? {
@@ -98,7 +140,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 }
             }
         }
-        if args.part() == Part::Everything { print(&found, args.format.as_deref()) } else { Ok(()) }
+        match args.part() {
+            Part::Everything => format::object(args.format.as_deref(), &found),
+            Part::Manifest | Part::Config => Ok(()),
+        }
     })
 }
 
@@ -108,9 +153,22 @@ fn stored(store: &Store, text: &str, platform: Option<&Platform>) -> Result<Valu
     let (config, bytes) = store.image_config(image.id)?;
     let raw: Value = serde_json::from_slice(&bytes).map_err(Failure::new)?;
     let names: Vec<String> = store.names_of(image.id)?.iter().map(|name| name.familiar()).collect();
+    let digests: Vec<String> = image
+        .manifest
+        .iter()
+        .flat_map(|manifest| {
+            let repositories = store.names_of(image.id).unwrap_or_default();
+            repositories.into_iter().map(move |name| format!("{}@{manifest}", name.familiar_repository()))
+        })
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let mut object = json!({
         "Id": image.id.to_string(),
         "RepoTags": names,
+        "RepoDigests": digests,
+        "Comment": raw["history"].as_array().and_then(|all| all.last()).map_or(&Value::Null, |last| &last["comment"]),
+        "GraphDriver": { "Name": "overlay", "Data": null },
         "Manifest": image.manifest.map(|manifest| manifest.to_string()),
         "Created": raw["created"],
         "Author": raw["author"],
@@ -134,38 +192,4 @@ fn stored(store: &Store, text: &str, platform: Option<&Platform>) -> Result<Valu
         object["Platforms"] = index.members.iter().map(of).collect();
     }
     Ok(object)
-}
-
-fn print(found: &[Value], format: Option<&str>) -> Result<(), Failure> {
-    match format {
-        None => crate::say::json(&found.into()),
-        Some(field) => {
-            for object in found {
-                match select(object, field)? {
-                    Value::String(text) => crate::say::text(text),
-                    Value::Null => say_line!(),
-                    other => crate::say::json_line(other),
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The value at `.A.B`, also as `{{.A.B}}` and `{{json .A.B}}`.
-fn select<'a>(object: &'a Value, field: &str) -> Result<&'a Value, Failure> {
-    let path = field.trim().trim_start_matches("{{").trim_end_matches("}}").trim();
-    let path = path.strip_prefix("json ").unwrap_or(path).trim();
-    if !path.starts_with('.') || path.contains(['{', ' ', '|', '(']) {
-        return Err(Failure::usage(format!("`{field}` names no field"))
-            .hint("write a path such as `.Config.Cmd`, or `{{.Id}}`"));
-    }
-    let mut value = object;
-    for name in path.split('.').filter(|name| !name.is_empty()) {
-        value = match value {
-            Value::Object(map) => map.get(name).unwrap_or(&Value::Null),
-            _ => &Value::Null,
-        };
-    }
-    Ok(value)
 }

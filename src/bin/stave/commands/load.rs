@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use stave::event::Kind;
 use stave::platform::Platform;
 use stave::store::archive::Wanted;
 
@@ -32,6 +33,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         None => Wanted::All { main: Platform::host() },
     };
     for loaded in store.load(archive, &wanted)? {
+        let name = loaded.names.first().map_or_else(|| loaded.id.to_string(), |name| name.familiar());
+        store.event(Kind::Image, "load", loaded.id.to_string(), [("name", name)]);
         if args.quiet {
             continue;
         }

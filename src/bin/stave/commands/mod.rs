@@ -1,42 +1,83 @@
 //! The verbs, a file each: a clap structure whose comments are the help, and a function.
 
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::enter::Purpose;
 use crate::failure::Failure;
 
+mod attach;
 mod build;
 mod check;
+mod commit;
 mod completion;
+mod container;
+mod container_flags;
 mod context;
 mod copy;
+mod cp;
+mod create;
 mod delete;
+mod diff;
 mod digest;
+mod ended;
+mod events;
+mod exec;
+mod export;
+mod filter;
 mod fmt;
+mod generate;
 mod history;
+mod image;
 mod images;
 mod import;
 mod inspect;
+mod kill;
 mod load;
 mod login;
 mod logout;
+mod logs;
 mod manifest;
+mod network;
+mod pause;
+mod port;
 mod prune;
+mod ps;
 mod pull;
 mod push;
 mod referrers;
 mod registry;
 mod remote;
+mod rename;
+mod restart;
+mod rm;
 mod rmi;
 mod run;
+mod runtime;
 mod save;
+mod spellings;
+mod start;
+mod stats;
+mod stop;
+mod switches;
+mod system;
 mod tag;
 mod tags;
+mod top;
+mod unpause;
+mod update;
 mod usage;
+mod version;
+mod volume;
+mod wait;
 
 use context::Context;
+pub use context::program_folders;
+use image::builder;
+use system::info;
 
 /// Builds OCI images from Dockerfiles, runs them, and delivers them to registries, without a daemon.
 ///
@@ -57,6 +98,24 @@ pub struct Arguments {
     debug: Option<bool>,
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+impl Arguments {
+    /// Where the store is.
+    pub fn store_root(&self) -> Result<PathBuf, Failure> {
+        crate::ambient::store_root(self.root.as_deref())
+    }
+}
+
+impl Verb {
+    /// Whether what it does is to be found by later commands of an ordinary user: in one user namespace then.
+    pub fn purpose(&self) -> Purpose {
+        match self {
+            Self::Run(_) | Self::Start(_) | Self::Restart(_) => Purpose::Lasting,
+            Self::Ended(args) if args.starts_again() => Purpose::Lasting,
+            _ => Purpose::Passing,
+        }
+    }
 }
 
 macro_rules! verbs {
@@ -93,9 +152,37 @@ verbs! {
     Build(build): true;
     Check(check): false;
     Run(run): true;
+    Ps(ps): true;
+    Rename(rename): true;
+    Container(container): true;
+    Create(create): true;
+    Start(start): true;
+    Stop(stop): true;
+    Restart(restart): true;
+    Kill(kill): true;
+    Wait(wait): true;
+    Attach(attach): true;
+    Logs(logs): true;
+    Exec(exec): true;
+    Top(top): true;
+    Stats(stats): true;
+    Pause(pause): true;
+    Unpause(unpause): true;
+    Update(update): true;
+    Rm(rm): true;
+    Cp(cp): true;
+    Diff(diff): true;
+    Export(export): true;
+    Commit(commit): true;
+    Volume(volume): true;
+    #[command(name = "container-ended", hide = true)]
+    Ended(ended): true;
+    Network(network): true;
+    Port(port): true;
     Pull(pull): true;
     Push(push): true;
     Images(images): true;
+    Image(image): true;
     Inspect(inspect): true;
     History(history): true;
     Tag(tag): true;
@@ -112,23 +199,47 @@ verbs! {
     Prune(prune): true;
     #[command(name = "df")]
     Usage(usage): true;
+    Events(events): true;
+    System(system): true;
+    Info(info): true;
+    Builder(builder): true;
+    Version(version): false;
     Fmt(fmt): false;
     Registry(registry): true;
     Login(login): false;
     Logout(logout): false;
+    Runtime(runtime): false;
+    Generate(generate): true;
     Completion(completion): false;
+}
+
+/// The words of a command line as the verbs read them: without longer spellings, and switches without values.
+pub fn resolved(words: impl IntoIterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    switches::plain(spellings::resolved(words))
 }
 
 /// The verb as it was typed, for errors about its arguments.
 pub fn verb_typed() -> Option<String> {
-    let mut words = std::env::args().skip(1);
+    let resolved = resolved(std::env::args_os());
+    let mut words = resolved.iter().skip(1).map(|word| word.to_string_lossy());
     loop {
-        match words.next()?.as_str() {
+        match words.next()?.as_ref() {
             "--root" => drop(words.next()),
             option if option.starts_with('-') => {}
             verb => return Some(verb.to_owned()),
         }
     }
+}
+
+/// Asks the person at the terminal whether to go on; whoever is no person has said so by calling us.
+fn confirm(what: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    tell!("{what} Continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

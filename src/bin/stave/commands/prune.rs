@@ -1,10 +1,10 @@
 //! `stave prune`
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use stave::store::prune::PruneOptions;
 
+use super::confirm;
 use super::context::Context;
 use crate::failure::Failure;
 use crate::progress::human_size;
@@ -24,21 +24,17 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    if !args.force && std::io::stdin().is_terminal() {
-        let images = if args.all { "all images" } else { "all images without a name" };
-        tell!("This removes ended containers, {images} and the build cache. Continue? [y/N] ");
-        std::io::stderr().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Ok(ExitCode::SUCCESS);
-        }
+    let images = if args.all { "all images" } else { "all images without a name" };
+    if !args.force && !confirm(&format!("This removes ended containers, {images} and the build cache."))? {
+        return Ok(ExitCode::SUCCESS);
     }
     let options = PruneOptions {
+        containers: true,
         unnamed_images: true,
         all_images: args.all,
         build_cache: true,
         cache_mounts: args.volumes,
+        unused_since: None,
     };
     stave::runtime::sweep_cgroups();
     let pruned = context.store()?.prune(options)?;

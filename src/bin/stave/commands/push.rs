@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use stave::engine::{Engine, PushHelp, Sent};
+use stave::event::Kind;
 use stave::exporter::{self, LayerFormat, OnlyStore};
 use stave::image::Descriptor;
 use stave::platform::Platform;
@@ -44,6 +45,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             let pushed = push(engine, &names, args.platform.as_ref(), &sent)?;
             for name in names {
                 let tag = name.tag().unwrap_or("latest");
+                let told = [("name", name.familiar())];
+                engine.store.event(Kind::Image, "push", pushed.digest.to_string(), told);
                 say_line!("{tag}: digest: {} size: {}", pushed.digest, pushed.size);
             }
         }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use stave::digest::ImageId;
+use stave::event::Kind;
 use stave::reference::Reference;
 use stave::store::Store;
 use stave::store::prune::Pruned;
@@ -47,10 +48,12 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 }
             }
             store.untag(&name)?;
+            store.event(Kind::Image, "untag", image.id.to_string(), [("name", name.familiar())]);
             say_line!("Untagged: {}", name.familiar());
         }
         for id in images {
             if store.forget_image(id)? {
+                store.event(Kind::Image, "delete", id.to_string(), [("name", id.to_string())]);
                 say_line!("Deleted: {id}");
             }
         }

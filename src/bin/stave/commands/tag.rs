@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use stave::event::Kind;
 use stave::reference::Reference;
 
 use super::context::{Context, find_image, find_index};
@@ -30,5 +31,6 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         Some((from, _)) => store.copy_name(&from, &args.name)?,
         None => drop(store.tag(&args.name, image.id)?),
     }
+    store.event(Kind::Image, "tag", image.id.to_string(), [("name", args.name.familiar())]);
     Ok(ExitCode::SUCCESS)
 }

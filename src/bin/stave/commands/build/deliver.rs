@@ -4,6 +4,7 @@ use serde_json::json;
 use stave::cache::remote::{INLINE_LIMIT, embed};
 use stave::digest::{BlobDigest, Digest, ImageId};
 use stave::engine::{Built, EarlyPush, Engine, Files, Needed, PushHelp};
+use stave::event::Kind;
 use stave::exporter::annotations::Annotations;
 use stave::exporter::output::{Destination, ImageOutput, Output, OutputKind};
 use stave::exporter::{self, Image, Package, Packing, layout};
@@ -320,6 +321,11 @@ impl Export<'_> {
                     store.tag(name, images[0].id)?;
                 }
             }
+        }
+        for image in images {
+            let id = image.id.to_string();
+            let name = names.first().map_or_else(|| id.clone(), |name| name.familiar());
+            store.event(Kind::Image, "build", id, [("name", name)]);
         }
         Ok(())
     }

@@ -1,0 +1,76 @@
+//! Containers that are started again.
+
+use super::{LONG, Rig};
+use crate::harness::processes::wait_for;
+
+#[test]
+fn policies() {
+    let Some(rig) = Rig::new() else { return };
+    for (policy, code, starts) in [("no", 1, 1), ("on-failure:2", 1, 3), ("on-failure", 0, 1)] {
+        let id = rig.start_script(&["--restart", policy], &format!("echo start; exit {code}"));
+        wait_for("the last end", LONG, || (rig.state(&id)["status"] == "exited").then_some(()));
+        assert_eq!(rig.stave(["logs", &id]).ok().text().lines().count(), starts, "{policy}");
+        assert_eq!(rig.state(&id)["restart_count"], starts - 1);
+        assert_eq!(rig.stave(["wait", &id]).ok().text(), code.to_string());
+    }
+    for wrong in ["sometimes", "on-failure:x", "always:3", "on-failure:-1"] {
+        rig.run(["--restart", wrong, "busybox", "true"]).code(125).says(&["--restart"]);
+    }
+}
+
+#[test]
+fn stop_ends_it_in_every_phase() {
+    let Some(rig) = Rig::new() else { return };
+    for (policy, script) in [
+        // It runs while it is stopped; it waits for its next start, longer and longer.
+        ("always", "echo start; trap 'exit 1' TERM; while :; do sleep 0.05; done"),
+        ("unless-stopped", "echo start; exit 1"),
+        ("always", "echo start"),
+    ] {
+        let id = rig.start_script(&["--restart", policy], script);
+        if script.ends_with("done") {
+            rig.wait_for_log(&id, "start");
+            rig.stave(["exec", &id, "true"]);
+        } else {
+            wait_for("three starts", LONG, || {
+                (rig.state(&id)["restart_count"].as_i64() >= Some(2)).then_some(())
+            });
+        }
+        rig.stave(["stop", &id]).ok();
+        let state = rig.state(&id);
+        assert_eq!(
+            (&state["status"], &state["stopped_by_hand"]),
+            (&"exited".into(), &true.into()),
+            "{script}"
+        );
+        let starts = rig.stave(["logs", &id]).ok().text().lines().count();
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        assert_eq!(rig.stave(["logs", &id]).ok().text().lines().count(), starts, "{script}");
+        rig.stave(["rm", &id]).ok();
+    }
+    rig.nothing_is_left(&[]);
+}
+
+#[test]
+fn waits_grow_and_are_forgotten_by_a_start() {
+    let Some(rig) = Rig::new() else { return };
+    let id = rig.start(&["--restart=always"], &["false"]);
+    wait_for("longer waits", LONG, || (rig.state(&id)["back_off"].as_i64() >= Some(400)).then_some(()));
+    rig.stave(["stop", &id]).ok();
+    rig.stave(["start", &id]).ok();
+    wait_for("a first restart", LONG, || {
+        let state = rig.state(&id);
+        (state["restart_count"] == 1 || state["back_off"] == 100).then_some(())
+    });
+    rig.stave(["rm", "-f", &id]).ok();
+    rig.nothing_is_left(&[&id]);
+}
+
+#[test]
+fn a_foreground_container_is_left_when_it_first_ends() {
+    let Some(rig) = Rig::new() else { return };
+    let ended =
+        rig.run(["--restart=on-failure:1", "--name", "twice", "busybox", "sh", "-c", "echo x; exit 3"]);
+    assert_eq!(ended.code(3).text(), "x");
+    wait_for("the second end", LONG, || (rig.stave(["logs", "twice"]).ok().text() == "x\nx").then_some(()));
+}
