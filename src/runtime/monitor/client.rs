@@ -124,7 +124,7 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its reply. Streams that come before it are kept for [`Client::next`].
+    /// Sends a request and waits for its reply. Streams that come before it are kept for [`Client::next_event`].
     ///
     /// # Errors
     /// See [`ReplyError`].

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The starter ([`Machine::attach`]) makes the namespace, takes addresses, binds the ports, and hands all of it over;
-//! the monitor ([`Serving`]) holds it for as long as the container lives. What they made ends with them: the kernel
+//! the monitor (`Serving`) holds it for as long as the container lives. What they made ends with them: the kernel
 //! takes devices with the namespace, and locks and ports with the monitor. Bridges stay.
 
 mod attach;

@@ -167,7 +167,17 @@ fn parts_of_volumes_and_images_are_found_beneath_them() {
         .code(125)
         .says(&["no such image: `nothing`"]);
     // A container that does not run holds it all the same.
-    rig.stave(["create", "--name=holds", "--mount", image, "busybox", "cat", "/i/sub/file"]).ok();
+    rig.stave([
+        "create",
+        "--name=holds",
+        "--network=none",
+        "--mount",
+        image,
+        "busybox",
+        "cat",
+        "/i/sub/file",
+    ])
+    .ok();
     rig.stave(["rmi", "-f", "filled"]);
     assert_eq!(rig.stave(["start", "-a", "holds"]).ok().text(), "image");
 }

@@ -92,7 +92,9 @@ fn inside_the_image() {
     let Some((first, second)) = two() else { return };
     let name = registry.name("app");
     let ended = first.build(&stages(), &["--cache-to=type=inline", "--push", "-t", &name]).ok();
-    assert_eq!(ended.count("WARN"), 0, "{}", ended.stderr);
+    // Where an ordinary user's steps have no network of their own, that is said.
+    let warned = ended.stderr.lines().filter(|line| line.contains("WARN") && !line.contains("steps share"));
+    assert_eq!(warned.count(), 0, "{}", ended.stderr);
     let config =
         tool("skopeo", &["inspect", "--raw", "--config", "--tls-verify=false", &format!("docker://{name}")]);
     assert!(json(&config.stdout)["vnd.stave.cache.records.v1"].is_object());
