@@ -30,8 +30,8 @@ stave() {
 install_packages() {
     local missing=() package
     # gcc and libc6-dev compile the C parts of stave's libraries (SQLite, zstd, ...); uidmap is for
-    # ordinary users; the others make base images.
-    for package in gcc libc6-dev busybox-static mmdebstrap uidmap ca-certificates; do
+    # ordinary users; nftables and passt are for networks, root's and others'; the rest makes base images.
+    for package in gcc libc6-dev busybox-static mmdebstrap uidmap nftables passt ca-certificates; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] \
             || missing+=("$package")
     done
