@@ -135,7 +135,7 @@ pub(super) fn become_program(
         set_apparmor(profile).during(|| format!("setting the AppArmor profile `{profile}`"))?;
     }
     // Each kind is raised by what stands above it, so they are set from the bounding set down.
-    drop_bounding(plan.capabilities.bounding).during(during("limiting capabilities"))?;
+    child::drop_bounding(plan.capabilities.bounding).during(during("limiting capabilities"))?;
     let entered = child::enter(&plan.cwd);
     let late = match filter {
         Some(filter) if plan.no_new_privileges => Some(filter),
@@ -333,24 +333,6 @@ fn set_capabilities(sets: Sets) -> io::Result<()> {
         let raised =
             unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
         check(raised.into())?;
-    }
-    Ok(())
-}
-
-/// Takes all but `keep` out of the bounding set.
-fn drop_bounding(keep: u64) -> io::Result<()> {
-    for capability in (0..64).filter(|bit| keep & (1 << bit) == 0) {
-        // SAFETY: the calls take numbers.
-        unsafe {
-            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
-                match libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) {
-                    // The last capability of this kernel was the one before.
-                    -1 => break,
-                    0 => {}
-                    _ => return Err(io::Error::from_raw_os_error(libc::EPERM)),
-                }
-            }
-        }
     }
     Ok(())
 }

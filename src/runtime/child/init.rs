@@ -377,7 +377,7 @@ fn set_capabilities(set: u64, inheritable: u64) -> io::Result<()> {
 }
 
 /// Takes all but `keep` out of the bounding set.
-fn drop_bounding(keep: u64) -> io::Result<()> {
+pub(in crate::runtime) fn drop_bounding(keep: u64) -> io::Result<()> {
     for capability in 0..64 {
         if keep & (1 << capability) != 0 {
             continue;

@@ -38,7 +38,7 @@ use super::wire::{self, During, Failure, FailureKind, Message, Parcel, take};
 use cgroup::Group;
 pub(super) use cgroup::{DEVICES, sweep as sweep_cgroups};
 use init::Init;
-pub(super) use init::{enter, loopback_up, unshare};
+pub(super) use init::{drop_bounding, enter, loopback_up, unshare};
 use network::Network;
 pub(super) use point::{Points, Shape};
 use tree::Tree;
