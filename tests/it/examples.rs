@@ -1,6 +1,6 @@
 //! The examples of this repository, as people would use them: on a Debian base, with `apt-get` in a
-//! step. Needs root (mmdebstrap's), mmdebstrap and Debian's mirror; says so and passes without,
-//! unless `REQUIRE` names what is missing.
+//! step. Needs root (mmdebstrap's), mmdebstrap, a way out of the tests' network and Debian's mirror;
+//! says so and passes without, unless `REQUIRE` names what is missing.
 
 use std::io::Write;
 use std::net::ToSocketAddrs;
@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::harness::net::Uplink;
+
 const STAVE: &str = env!("CARGO_BIN_EXE_stave");
 
 /// One test and not two, because making the base takes longer than all the rest: `first.sh` makes it,
 /// and what it leaves in the store serves the other example too.
 #[test]
 fn examples_build_and_run() {
-    if !has_needs() {
+    let uplink = Uplink::new();
+    if !has_needs(uplink.is_some()) {
         return;
     }
     let root = tempfile::tempdir().unwrap();
@@ -80,7 +83,7 @@ fn greeter(root: &Path) {
     let who = run(&["--entrypoint", "id", "greeter"]).1;
     assert!(who.starts_with("uid=900(greeter) gid=900(greeter)"), "{who}");
     let health = "greeter & sleep 0.5; greeter --check && echo healthy";
-    let healthy = run(&["--network", "none", "--entrypoint", "sh", "greeter", "-c", health]);
+    let healthy = run(&["--entrypoint", "sh", "greeter", "-c", health]);
     assert_eq!(healthy, (Some(0), "healthy".to_owned()));
     // The compiler stayed in its stage, and what `.dockerignore` names never left the context.
     let present = "ls -d /usr/bin/gcc /src /README.md /notes 2>/dev/null; stat -c '%U %a' /etc/greeter.conf";
@@ -104,7 +107,7 @@ fn expect_success(output: &Output) {
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
-fn has_needs() -> bool {
+fn has_needs(uplink: bool) -> bool {
     let mirror = || {
         let mut addresses = ("deb.debian.org", 80).to_socket_addrs().into_iter().flatten();
         addresses
@@ -114,10 +117,11 @@ fn has_needs() -> bool {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
     };
-    let needs: [(&str, &dyn Fn() -> bool); 4] = [
+    let needs: [(&str, &dyn Fn() -> bool); 5] = [
         ("root", &|| rustix::process::geteuid().is_root()),
         ("mmdebstrap", &|| program("mmdebstrap")),
         ("busybox", &|| program("busybox")),
+        ("slirp4netns", &|| uplink),
         ("deb.debian.org", &mirror),
     ];
     let Some((missing, _)) = needs.iter().find(|(_, there)| !there()) else { return true };

@@ -1,26 +1,79 @@
-//! A network of the tests' own, and other hosts.
+//! A network of the tests' own, other hosts, and a way out.
 //!
 //! Steps and containers of root's have bridges and rules of the firewall. The whole test program is in a network
-//! namespace that has nothing but loopback, so none of that reaches the machine, and no test reaches the internet.
+//! namespace that has nothing but loopback, so none of that reaches the machine, and no test reaches the internet
+//! but those that ask for an [`Uplink`].
 
-use std::process::Command;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use super::{Ended, run, tool};
+
+/// The network that the tests were started in.
+static MACHINE: OnceLock<File> = OnceLock::new();
 
 /// Runs before `main`, while the process has one thread: later each thread would be on a network of its own.
 extern "C" fn enter() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
+    let machine = File::open("/proc/self/ns/net");
     // Where namespaces are refused, stave cannot have bridges either, and the tests that need one are skipped.
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok() {
         let _ = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        machine.into_iter().for_each(|file| _ = MACHINE.set(file));
     }
 }
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static ENTER: extern "C" fn() = enter;
+
+/// A way from the tests' network to the machine's and on to the internet, for as long as this lives: whatever a
+/// bridge sends out leaves the machine as the traffic of an ordinary program.
+pub struct Uplink {
+    process: Option<std::process::Child>,
+}
+
+impl Uplink {
+    /// `None` if `slirp4netns` is missing or cannot do it.
+    pub fn new() -> Option<Self> {
+        // Not in a network of our own: the machine's is there already.
+        let Some(machine) = MACHINE.get() else { return Some(Self { process: None }) };
+        let (mut said, ready) = std::io::pipe().ok()?;
+        for end in [machine.as_raw_fd(), ready.as_raw_fd()] {
+            // SAFETY: both descriptors are open, and only their flags change.
+            unsafe { libc::fcntl(end, libc::F_SETFD, 0) };
+        }
+        let process = Command::new("nsenter")
+            .arg(format!("--net=/proc/self/fd/{}", machine.as_raw_fd()))
+            .args(["slirp4netns", "--configure", "--netns-type=path"])
+            .arg(format!("--ready-fd={}", ready.as_raw_fd()))
+            .arg(format!("/proc/{}/ns/net", std::process::id()))
+            .arg("uplink0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let uplink = Self { process: Some(process) };
+        drop(ready);
+        // Ends without a word if it could not be done.
+        (said.read(&mut [0]).ok()? == 1).then_some(uplink)
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
 
 /// Another host, linked to ours; `10.77.N.1` is ours, `10.77.N.2` its own, and `fd77:N::1` and `::2` likewise.
 pub struct OtherHost {
