@@ -107,11 +107,22 @@ impl<'a> Cache<'a> {
                           WHERE identity.identity = action.layer), diff_id), created
                      FROM action WHERE key = ?";
         self.store.read(|db| {
-            db.query_row(query, [key], |row| {
-                Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
-            })
-            .optional()
+            db.prepare_cached(query)?
+                .query_row([key], |row| {
+                    Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
+                })
+                .optional()
         })
+    }
+
+    /// The layer that this operation made last, over whatever it was, if this store knows one.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn latest_of(&self, operation: Digest) -> Result<Option<LayerIdentity>, StoreError> {
+        let query = "SELECT layer FROM action WHERE json_extract(inputs, '$.operation') = ?
+                     ORDER BY created DESC LIMIT 1";
+        self.store.read(|db| db.query_row(query, [operation.hex()], |row| row.get(0)).optional())
     }
 
     /// Notes that a build is at its beginning, perhaps once more.
@@ -141,7 +152,9 @@ impl<'a> Cache<'a> {
     ) -> Result<(), StoreError> {
         let inputs = serde_json::to_string(inputs).expect("a map of strings is JSON");
         let now = self.store.now();
-        self.store.write(|tx| {
+        // Lightly: a record that a power cut takes is that of a layer that it took too, or of one that is
+        // made again. The name that an image gets is written for good, and all before it with that.
+        self.store.write_lightly(|tx| {
             tx.execute(
                 "INSERT OR REPLACE INTO action (key, step, layer, diff_id, inputs, created, used)
                  VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -158,12 +171,9 @@ impl<'a> Cache<'a> {
     /// What the database gives.
     pub fn content(&self, tree: TreeIdentity, selector: &str) -> Result<Option<ContentDigest>, StoreError> {
         let known = self.store.read(|db| {
-            db.query_row(
-                "SELECT digest FROM content WHERE tree = ? AND selector = ?",
-                params![tree, selector],
-                |row| row.get(0),
-            )
-            .optional()
+            db.prepare_cached("SELECT digest FROM content WHERE tree = ? AND selector = ?")?
+                .query_row(params![tree, selector], |row| row.get(0))
+                .optional()
         })?;
         let Some(exchange) = self.exchange else { return Ok(known) };
         if let Some(known) = known {
@@ -191,7 +201,7 @@ impl<'a> Cache<'a> {
             exchange.use_content(tree, selector, digest);
         }
         let now = self.store.now();
-        self.store.write(|tx| {
+        self.store.write_lightly(|tx| {
             tx.execute(
                 "INSERT OR REPLACE INTO content (tree, selector, digest, used) VALUES (?, ?, ?, ?)",
                 params![tree, selector, digest, now],

@@ -183,16 +183,12 @@ pub fn compress_layer(
     let source = Source::find(store, layer, &lease)?;
     let mut writer = store.blob_writer()?;
     watch(Written::File(&writer.reader().map_err(ExportError::write("a compressed layer"))?));
-    let (reader, mut pipe) = std::io::pipe().map_err(ExportError::write("a pipe"))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        let tar = scope.spawn(move || source.write(store, layer.diff_id, &mut pipe));
-        let mut watched = Watched { writer: &mut writer, watch };
-        let packed = compress::compress_into(reader, &mut watched, compression, threads);
-        // An error while reading the layer is the cause of the other one.
-        tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        packed.map_err(ExportError::write("a compressed layer"))
-    })?;
+    let mut watched = Watched { writer: &mut writer, watch };
+    compress::compress_into(&mut watched, compression, threads, |tar| {
+        source.write(store, layer.diff_id, tar)
+    })
+    .map_err(ExportError::write("a compressed layer"))??;
     let (blob, size) = (writer.digest(), writer.size());
     let descriptor = described(blob, size);
     watch(Written::Whole(&descriptor));

@@ -330,30 +330,23 @@ fn restamped_layer(
     let lease = store.lease()?;
     let source = Source::find(store, layer, &lease)?;
     let mut writer = store.blob_writer()?;
-    let pipe = || std::io::pipe().map_err(ExportError::write("a pipe"));
-    let ((old_end, mut old), (new_end, new)) = (pipe()?, pipe()?);
+    let (reader, mut pipe) = std::io::pipe().map_err(ExportError::write("a pipe"))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let old_diff_id = layer.diff_id;
     let failed = || ExportError::write("a layer with other times");
-    let diff_id = std::thread::scope(|scope| -> Result<DiffId, ExportError> {
-        let tar = scope.spawn(move || source.write(store, old_diff_id, &mut old));
-        let times = scope.spawn(move || {
-            let mut hashed = Hashed { hasher: Hasher::new(), inner: new };
-            let input = std::io::BufReader::with_capacity(256 << 10, old_end);
-            let mut out = std::io::BufWriter::with_capacity(256 << 10, &mut hashed);
-            restamp(input, &mut out, Stamp::AtMost(epoch))?;
-            out.flush()?;
-            drop(out);
-            std::io::Result::Ok(DiffId(hashed.hasher.finish()))
-        });
-        let packed = compress::compress_into(new_end, &mut writer, format.compression, threads);
-        // An error nearer to the layer is the cause of those after it.
-        tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let diff_id = times.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let diff_id = diff_id.map_err(failed())?;
-        packed.map_err(failed())?;
-        Ok(diff_id)
-    })?;
+    let diff_id = compress::compress_into(&mut writer, format.compression, threads, |out| {
+        std::thread::scope(|scope| -> Result<DiffId, ExportError> {
+            let tar = scope.spawn(move || source.write(store, old_diff_id, &mut pipe));
+            let mut hashed = Hashed { hasher: Hasher::new(), inner: out };
+            let input = std::io::BufReader::with_capacity(256 << 10, reader);
+            let stamped = restamp(input, &mut hashed, Stamp::AtMost(epoch));
+            // An error nearer to the layer is the cause of those after it.
+            tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            stamped.map_err(failed())?;
+            Ok(DiffId(hashed.hasher.finish()))
+        })
+    })
+    .map_err(failed())??;
     if diff_id != old_diff_id {
         let (blob, size) = writer.commit(None)?;
         store.remember_layer_blob(diff_id, &format.compression.version(), blob, size)?;

@@ -40,6 +40,23 @@ pub fn bind(handle: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
     sys::clone_tree(handle, CString::default().as_c_str(), recursive)
 }
 
+/// A bind mount of `path` of a tree that is attached nowhere, resolved as if that were `/`. The tree is attached at
+/// `place`, an empty directory of the caller's, for as long as it takes: kernels before 6.15 clone no others.
+///
+/// # Errors
+/// What resolving and mounting give.
+pub fn bind_part(tree: OwnedFd, path: &str, place: &Path) -> io::Result<OwnedFd> {
+    if path.split('/').all(|part| matches!(part, "" | ".")) {
+        return Ok(tree);
+    }
+    attach(&tree, place)?;
+    let bound = root::open(&tree, path, OFlags::PATH, Mode::empty()).and_then(|part| bind(part, false));
+    let detached = rustix::mount::unmount(place, UnmountFlags::DETACH);
+    let bound = bound?;
+    detached?;
+    Ok(bound)
+}
+
 /// Makes a mount read-only, but not what is mounted below it.
 ///
 /// # Errors

@@ -15,12 +15,22 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::sys::{self, ATTR_NOSUID, ATTR_RDONLY};
 
-/// A descriptor to execute `path` by, protected.
-pub(super) fn protected(path: &Path) -> io::Result<OwnedFd> {
-    read_only_mount(path).or_else(|_| sealed_copy(path))
+/// A program that can be executed and not written.
+#[derive(Debug)]
+pub(super) struct Protected {
+    /// To execute it by.
+    pub program: OwnedFd,
+    /// Of the mount that it was opened by, which is in no namespace once this is closed. To close it takes the kernel
+    /// a while, for which there are better moments than this one.
+    pub mount: Option<OwnedFd>,
 }
 
-fn read_only_mount(path: &Path) -> io::Result<OwnedFd> {
+/// Protects `path`.
+pub(super) fn protected(path: &Path) -> io::Result<Protected> {
+    read_only_mount(path).or_else(|_| Ok(Protected { program: sealed_copy(path)?, mount: None }))
+}
+
+fn read_only_mount(path: &Path) -> io::Result<Protected> {
     let handle = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let mut program = handle(path)?;
     // What a link of `/proc` leads to is on a mount of the namespace in which the program was started, and only
@@ -35,10 +45,11 @@ fn read_only_mount(path: &Path) -> io::Result<OwnedFd> {
     }
     let mount = sys::clone_tree(&program, c"", false)?;
     sys::mount_setattr(mount.as_fd(), ATTR_RDONLY | ATTR_NOSUID, false)?;
-    // The last handle on the mount itself goes with this function, and with it the anonymous namespace it is in;
-    // the mount stays for as long as files that were opened by way of it.
+    // With the last handle on the mount itself goes the anonymous namespace it is in; the mount stays for as long as
+    // files that were opened by way of it.
     let through = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    Ok(rustix::fs::open(through, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    let program = rustix::fs::open(through, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Protected { program, mount: Some(mount) })
 }
 
 fn sealed_copy(path: &Path) -> io::Result<OwnedFd> {
@@ -94,10 +105,13 @@ mod tests {
         let program = folder.path().join("sleep");
         std::fs::copy("/bin/sleep", &program).unwrap();
         // Making mounts takes privileges that the tests of an ordinary user do not have.
-        let Ok(mount) = read_only_mount(&program) else {
+        let Ok(protected) = read_only_mount(&program) else {
             assert!(!rustix::process::geteuid().is_root());
             return;
         };
+        refuses_writes(&protected.program);
+        drop(protected.mount);
+        let mount = protected.program;
         refuses_writes(&mount);
         // It is in no namespace, so even its maker cannot change it any more.
         assert!(sys::mount_setattr(mount.as_fd(), ATTR_RDONLY, false).is_err());

@@ -4,23 +4,26 @@
 //! forking the builder itself, with its threads and its memory, would cost more than everything else together.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::Signal;
 
+use super::ahead::{Ahead, Launched};
 use super::bundle::Foreign;
-use super::executable;
+use super::executable::{self, Protected};
 use super::monitor::{Client, Life, LifePlan};
 use super::plan::{self, Order, PlanError, plan};
 use super::seccomp::Filters;
 use super::spec::{Join, Sandbox};
 use super::sys;
 use super::wire::{self, Failure, FailureKind, Message, Parcel};
+
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// `argv[0]` of the launcher.
 pub(super) const CHILD_NAME: &str = "stave-sandbox";
@@ -30,6 +33,22 @@ pub(super) const CHILD_NAME: &str = "stave-sandbox";
 pub struct Launcher {
     program: OwnedFd,
     filters: Filters,
+    ahead: Ahead,
+    chores: Mutex<Option<Chores>>,
+}
+
+/// What has time until a launcher is at work, and we would only wait.
+#[derive(Debug)]
+struct Chores {
+    mount: Option<OwnedFd>,
+}
+
+impl Chores {
+    fn done(self) {
+        drop(self.mount);
+        // Of launchers that were killed.
+        super::child::sweep_cgroups();
+    }
 }
 
 /// Why a sandbox did not come to run its program.
@@ -85,13 +104,13 @@ impl From<Failure> for SpawnError {
 }
 
 impl Launcher {
-    /// Makes launchers of the running program, and removes the cgroups of those that were killed. It must call
+    /// Makes launchers of the running program. With the first go the cgroups of those that were killed. It must call
     /// [`super::child_main`] first thing in its `main` when [`super::is_child`] says so.
     ///
     /// # Errors
     /// Reading the program, or memory.
     pub fn of_this_program() -> io::Result<Self> {
-        Self::of_program(Path::new("/proc/self/exe"))
+        Self::of_program(Path::new(THIS_PROGRAM))
     }
 
     /// Makes launchers of another program that does so.
@@ -99,8 +118,31 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::of_this_program`].
     pub fn of_program(path: &Path) -> io::Result<Self> {
-        super::child::sweep_cgroups();
-        Ok(Self { program: executable::protected(path)?, filters: Filters::default() })
+        let Protected { program, mount } = executable::protected(path)?;
+        let chores = Mutex::new(Some(Chores { mount }));
+        Ok(Self { program, filters: Filters::default(), ahead: Ahead::Nothing, chores })
+    }
+
+    /// As [`Launcher::of_this_program`], for one sandbox, whose launcher is begun already.
+    ///
+    /// # Errors
+    /// As [`Launcher::of_this_program`].
+    pub fn begun() -> io::Result<Self> {
+        Self::beginning(Ahead::One)
+    }
+
+    /// As [`Launcher::of_this_program`], for many sandboxes: their launchers are copies of one.
+    ///
+    /// # Errors
+    /// As [`Launcher::of_this_program`].
+    pub fn for_many() -> io::Result<Self> {
+        Self::beginning(Ahead::Many)
+    }
+
+    fn beginning(ahead: impl FnOnce(Mutex<Option<Launched>>) -> Ahead) -> io::Result<Self> {
+        let mut launcher = Self::of_this_program()?;
+        launcher.ahead = ahead(Mutex::new(Some(Launched::execute(&launcher.program)?)));
+        Ok(launcher)
     }
 
     /// Starts a container with a life of its own, by another runtime than ours.
@@ -108,6 +150,7 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::spawn`], and what a bundle has no word for.
     pub fn start_foreign(&self, foreign: Foreign, sandbox: Sandbox, life: Life) -> Result<Live, SpawnError> {
+        super::child::sweep_foreign_cgroups();
         let attached = life.first.is_some();
         let id = life.id.clone();
         let (plan, parcel) = super::bundle::foreign_plan(foreign, id, sandbox, &self.filters, |parcel| {
@@ -166,24 +209,17 @@ impl Launcher {
     fn launch(&self, order: &Order, mut parcel: Parcel) -> Result<(Launched, Begun), SpawnError> {
         // No index leads to it: the launcher keeps what it is not told to use until it ends.
         parcel.fds.extend(super::keep::kept().map_err(SpawnError::Launch)?);
-        let (socket, theirs) = UnixStream::pair().map_err(SpawnError::Launch)?;
-        // No pre_exec, working directory or ids: with those the standard library would fork instead
-        // of using posix_spawn, and a fork copies the page tables of everything the builder holds.
-        let launcher = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
-            .arg0(CHILD_NAME)
-            .env_clear()
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(SpawnError::Launch)?;
-        let mut launcher = Launched { child: launcher, socket: Some(socket), independent: false };
-        let socket = launcher.socket.as_ref().expect("it was just put there");
+        let mut launcher = self.ahead.launcher(&self.program).map_err(SpawnError::Launch)?;
+        let socket = launcher.socket.as_ref().expect("a launcher has one as long as it is not reaped");
         let fds: Vec<_> = parcel.fds.iter().map(AsFd::as_fd).collect();
         let sent = wire::send(socket.as_fd(), order, &parcel.bytes, &fds);
         drop(fds);
         // Our copies go now: an end of a pipe that stayed open here would keep its reader waiting.
         drop(parcel);
+        let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(chores) = chores {
+            chores.done();
+        }
         let answer = match sent {
             Ok(()) => wire::receive::<Message>(socket.as_fd()).map_err(SpawnError::Launch)?,
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
@@ -197,7 +233,9 @@ impl Launcher {
                 launcher.reap();
                 Err(failure.into())
             }
-            Some((Message::Exited { .. }, _)) | None => Err(SpawnError::LauncherDied(launcher.reap())),
+            Some((Message::Exited { .. } | Message::Copied, _)) | None => {
+                Err(SpawnError::LauncherDied(launcher.reap()))
+            }
         }
     }
 }
@@ -218,31 +256,6 @@ pub struct Live {
     pub unmet: Vec<String>,
     /// The connection to its monitor, if something was to be attached.
     pub client: Option<Client>,
-}
-
-/// The launcher process. Dropping it closes the socket, which makes it kill its sandbox and clean
-/// up, and waits for that.
-#[derive(Debug)]
-struct Launched {
-    child: Child,
-    socket: Option<UnixStream>,
-    /// Whether it goes on without us.
-    independent: bool,
-}
-
-impl Launched {
-    fn reap(&mut self) -> ExitStatus {
-        self.socket = None;
-        self.child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0))
-    }
-}
-
-impl Drop for Launched {
-    fn drop(&mut self) {
-        if !self.independent {
-            self.reap();
-        }
-    }
 }
 
 /// A program that runs. Dropping it kills the program and everything it started, and waits.
@@ -288,7 +301,7 @@ impl Running {
                 Ok(status)
             }
             Some((Message::Exited { left: Some(left), .. }, _)) => Err(WaitError::CleanUp(left)),
-            Some((Message::Started { .. } | Message::Failed(_), _)) | None => {
+            Some((Message::Started { .. } | Message::Failed(_) | Message::Copied, _)) | None => {
                 Err(WaitError::LauncherDied(launcher))
             }
         }

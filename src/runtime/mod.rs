@@ -16,6 +16,7 @@
 //! what the kernel refuses there (making devices, a new `/sys`, cgroups) is done without or bound
 //! from the host.
 
+mod ahead;
 pub mod bundle;
 mod capability;
 mod child;
@@ -31,6 +32,7 @@ pub mod processes;
 pub mod seccomp;
 pub mod signal;
 mod spec;
+pub mod standing;
 mod sys;
 mod sysctl;
 pub mod users;
@@ -55,14 +57,16 @@ pub use spec::{
     ThrottleKind, Tuning,
 };
 
-/// Whether this process is a sandbox's launcher, and shall call [`child_main`] before anything else.
+/// Whether this process is a sandbox's launcher, or another helper of ours, and shall call [`child_main`] before anything else.
 pub fn is_child() -> bool {
-    std::env::args_os().next().is_some_and(|name| name == launch::CHILD_NAME || name == bundle::BUNDLE_NAME)
+    let names = [launch::CHILD_NAME, bundle::BUNDLE_NAME, network::KEEPER_NAME];
+    std::env::args_os().next().is_some_and(|name| names.iter().any(|known| name == *known))
 }
 
 /// Removes the cgroups of sandboxes whose launcher was killed.
 pub fn sweep_cgroups() {
     child::sweep_cgroups();
+    child::sweep_foreign_cgroups();
 }
 
 /// The paths that are hidden from every process, unless it is told otherwise, and those it cannot write to.

@@ -29,6 +29,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub hostname: String,
+    pub domainname: Option<String>,
     pub network: NetworkPlan,
     /// What is done for the network while the process lives.
     pub services: Option<ServicesPlan>,
@@ -69,6 +70,8 @@ pub(super) enum Order {
     Run(Box<Plan>),
     Join(Box<JoinPlan>),
     Foreign(Box<super::bundle::ForeignPlan>),
+    /// Nothing yet: a copy of the process shall wait for an order at the socket that comes along.
+    Copy,
 }
 
 /// Which namespaces are the sandbox's own.
@@ -239,6 +242,8 @@ pub enum PlanError {
     Target(String),
     #[error("invalid host name `{0}`")]
     Hostname(String),
+    #[error("invalid domain name `{0}`")]
+    Domainname(String),
     #[error("invalid cgroup id `{0}`")]
     CgroupId(String),
     #[error("invalid cgroup parent `{0}`: it is a path of names without `..`")]
@@ -266,12 +271,15 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     if sandbox.hostname.is_empty() || sandbox.hostname.len() > 64 || sandbox.hostname.contains('\0') {
         return Err(PlanError::Hostname(sandbox.hostname));
     }
+    if let Some(name) = sandbox.domainname.as_ref().filter(|name| name.len() > 64 || name.contains('\0')) {
+        return Err(PlanError::Domainname(name.clone()));
+    }
     let score = sandbox.tuning.oom_score_adj;
     let process = process(&sandbox.process, &sandbox.security, &sandbox.rlimits, score, tty)?;
     let sysctls = sysctl::check(&sandbox.tuning.sysctls, &sandbox.namespaces, &sandbox.network)?;
     let masks = masks(&sandbox.security)?;
     let cgroup = sandbox.cgroup.as_ref().map(|spec| cgroup(spec, &sandbox)).transpose()?;
-    let mut steps = standard_steps(sandbox.security.confine_paths, sandbox.shm_size);
+    let mut steps = standard_steps(sandbox.shm_size);
     for device in sandbox.devices {
         let path = root::clean(&device.path);
         if !device.path.starts_with('/') || !path.starts_with("/dev/") || path.contains('\0') {
@@ -279,6 +287,8 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
         }
         steps.push(Step::Node(Device { path, ..device }));
     }
+    // What hides parts of it is made of what covers the host's `/dev`, of which the devices above may be.
+    steps.push(sys_step(sandbox.security.confine_paths));
     // As in BuildKit: a mount over `/etc` hides these files, and one over a file replaces it.
     let file_attributes = if sandbox.files.writable { 0 } else { ATTR_RDONLY };
     for (target, contents) in [
@@ -359,6 +369,7 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     };
     let plan = Plan {
         hostname: sandbox.hostname,
+        domainname: sandbox.domainname,
         network,
         services,
         rootfs: parcel.add_fd(sandbox.rootfs),
@@ -465,21 +476,23 @@ fn matches(pattern: &str, path: &str) -> bool {
     pattern.len() == path.len() && pattern.iter().zip(&path).all(name)
 }
 
-/// What every sandbox has: `/proc`, `/dev` and its devices, `/sys`.
-fn standard_steps(confined: bool, shm_size: Option<u64>) -> Vec<Step> {
+fn standard_mount(target: &str, kind: Kind, attributes: u64) -> Step {
+    let propagation = Propagation::default();
+    Step::Mount { target: target.to_owned(), kind, attributes, strict: true, propagation }
+}
+
+fn sys_step(confined: bool) -> Step {
     let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    let mount = |target: &str, kind, attributes, strict| Step::Mount {
-        target: target.to_owned(),
-        kind,
-        attributes,
-        strict,
-        propagation: Propagation::default(),
-    };
-    let sys_attributes = if confined { inert | ATTR_RDONLY } else { inert };
+    standard_mount("/sys", Kind::Sys, if confined { inert | ATTR_RDONLY } else { inert })
+}
+
+/// What every sandbox has besides `/sys`: `/proc`, `/dev` and its devices.
+fn standard_steps(shm_size: Option<u64>) -> Vec<Step> {
+    let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let mount = standard_mount;
     // A link at one of the three would put our mount where the image likes (CVE-2019-19921,
     // CVE-2023-27561, CVE-2026-41579); what lies below `/dev` is our own file system.
-    let mut steps =
-        vec![mount("/proc", Kind::Proc, inert, true), mount("/dev", Kind::Dev, ATTR_NOSUID, true)];
+    let mut steps = vec![mount("/proc", Kind::Proc, inert), mount("/dev", Kind::Dev, ATTR_NOSUID)];
     for (name, major, minor) in
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
     {
@@ -496,10 +509,9 @@ fn standard_steps(confined: bool, shm_size: Option<u64>) -> Vec<Step> {
         steps.push(Step::Link { name: name.to_owned(), to: to.to_owned() });
     }
     let shm = Kind::Tmpfs { size: Some(shm_size.unwrap_or(64 << 20)), mode: Some(0o1777) };
-    steps.push(mount("/dev/pts", Kind::Pts, ATTR_NOSUID | ATTR_NOEXEC, true));
-    steps.push(mount("/dev/shm", shm, inert, true));
-    steps.push(mount("/dev/mqueue", Kind::Mqueue, inert, true));
-    steps.push(mount("/sys", Kind::Sys, sys_attributes, true));
+    steps.push(mount("/dev/pts", Kind::Pts, ATTR_NOSUID | ATTR_NOEXEC));
+    steps.push(mount("/dev/shm", shm, inert));
+    steps.push(mount("/dev/mqueue", Kind::Mqueue, inert));
     steps
 }
 

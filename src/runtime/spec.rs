@@ -21,6 +21,8 @@ pub struct Sandbox {
     pub mounts: Vec<SandboxMount>,
     pub network: Network,
     pub hostname: String,
+    /// The NIS domain, which few programs ask for.
+    pub domainname: Option<String>,
     pub files: Files,
     pub security: Security,
     pub rlimits: Vec<Rlimit>,

@@ -181,6 +181,15 @@ pub(super) fn hide_memory() -> io::Result<()> {
     }
 }
 
+/// The NIS domain name, which no library sets.
+pub(super) fn set_domain_name(name: &str) -> io::Result<()> {
+    // SAFETY: the pointer and the length are of one string.
+    match unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Leaves the session keyring of whoever started us. Kernels without keyrings are fine.
 pub(super) fn new_session_keyring() {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;

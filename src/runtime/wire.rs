@@ -51,6 +51,8 @@ pub(super) enum Message {
         unmet: Vec<String>,
     },
     Failed(Failure),
+    /// The launcher was copied. With it comes a handle on the copy.
+    Copied,
     /// `status` as `wait` gives it; `left` names what could not be cleaned up.
     Exited {
         status: i32,

@@ -18,20 +18,35 @@ const TRANSFERS: usize = 4;
 impl Solver<'_> {
     /// Has these layers on this disk, fetching those of images that are not.
     pub(super) fn on_disk(&self, layers: &[ChainLayer]) -> Result<Vec<Layer>, Cause> {
-        let identities: Vec<LayerIdentity> = layers.iter().map(|layer| layer.identity).collect();
         let (store, lease) = (self.environment.store, self.environment.lease);
-        let missing = match store.find_layers(&identities, lease)? {
-            Ok(found) => return Ok(found),
-            Err(missing) => missing,
-        };
+        // What the build has found once it holds: a step does not ask for all that is below it again.
+        let mut asked: Vec<LayerIdentity> = layers.iter().map(|layer| layer.identity).collect();
+        let state = self.state();
+        asked.retain(|identity| !state.here.contains_key(identity));
+        drop(state);
+        if !asked.is_empty() {
+            let found = match store.find_layers(&asked, lease)? {
+                Ok(found) => found,
+                Err(missing) => {
+                    self.bring_missing(layers, &missing)?;
+                    store.find_layers(&asked, lease)?.map_err(|missing| Cause::Gone(missing[0]))?
+                }
+            };
+            self.state().here.extend(asked.into_iter().zip(found));
+        }
+        let state = self.state();
+        let here = layers.iter().map(|layer| state.here.get(&layer.identity).cloned());
+        Ok(here.map(|layer| layer.expect("it was there, or was found just now")).collect())
+    }
+
+    fn bring_missing(&self, layers: &[ChainLayer], missing: &[LayerIdentity]) -> Result<(), Cause> {
         let mut wanted: Vec<&ChainLayer> = Vec::with_capacity(missing.len());
         for layer in layers.iter().filter(|layer| missing.contains(&layer.identity)) {
             if wanted.iter().all(|other| other.identity != layer.identity) {
                 wanted.push(layer);
             }
         }
-        self.bring_all(&wanted)?;
-        store.find_layers(&identities, lease)?.map_err(|missing| Cause::Gone(missing[0]))
+        self.bring_all(&wanted)
     }
 
     /// Fetches layers, several side by side. Tries all of them even where some are gone: whoever makes

@@ -234,6 +234,8 @@ struct State {
     gone: Vec<LayerIdentity>,
     /// Layers that a cache elsewhere promised and did not give: it is not asked again.
     broken: HashSet<LayerIdentity>,
+    /// Layers that are on this disk and leased: they stay for as long as the build.
+    here: HashMap<LayerIdentity, Layer>,
     /// What people were warned of.
     warned: HashSet<String>,
     locals: HashMap<String, Arc<Local>>,
@@ -390,14 +392,14 @@ impl<'a> Solver<'a> {
         new.then(|| self.environment.progress.step(name.clone()))
     }
 
-    /// Looks an action up, and runs it over `base` if it is not known. `run` gets the writable tree
-    /// and the step; what it wrote becomes the layer.
+    /// Looks an action up, and runs it over `base` if it is not known. `run` gets the layers of that and the
+    /// step, and gives the layer that it made.
     fn action(
         &self,
         work: &Work<'_>,
         (key, inputs): (ActionKey, Inputs),
         base: &[ChainLayer],
-        run: impl FnOnce(View, &Step) -> Result<(), Cause>,
+        run: impl FnOnce(&[Layer], &Step) -> Result<(LayerIdentity, Layer), Cause>,
     ) -> Result<Tree, Cause> {
         let step = self.announce(work);
         let outcome = self.look_up_or_run(work, key, &inputs, base, step, run);
@@ -422,7 +424,7 @@ impl<'a> Solver<'a> {
         inputs: &Inputs,
         base: &[ChainLayer],
         step: Option<Step>,
-        run: impl FnOnce(View, &Step) -> Result<(), Cause>,
+        run: impl FnOnce(&[Layer], &Step) -> Result<(LayerIdentity, Layer), Cause>,
     ) -> Result<Record, Cause> {
         let store = self.environment.store;
         let probe = || -> Result<Option<Record>, Cause> {
@@ -454,12 +456,7 @@ impl<'a> Solver<'a> {
         }
         let step =
             step.unwrap_or_else(|| self.environment.progress.step(work.vertex.metadata().name.clone()));
-        let made = (|| {
-            let scratch = store.scratch()?;
-            run(store.writable_view(&below, &scratch)?, &step)?;
-            self.keep(scratch, &below)
-        })();
-        let (identity, layer) = match made {
+        let (identity, layer) = match run(&below, &step) {
             Ok(made) => {
                 step.done();
                 made
@@ -471,15 +468,26 @@ impl<'a> Solver<'a> {
             }
         };
         let record = Record { layer: identity, diff_id: layer.diff_id, created: store.now() };
+        self.state().here.insert(identity, layer);
         self.cache.remember_action(key, &work.vertex.metadata().name, inputs, &record)?;
         self.state().executed.insert(key, record.clone());
         Ok(record)
     }
 
-    fn keep(&self, scratch: Scratch, below: &[Layer]) -> Result<(LayerIdentity, Layer), Cause> {
+    /// Makes a layer over `below` of what `write` writes into the mounted tree.
+    fn over_view(
+        &self,
+        below: &[Layer],
+        write: impl FnOnce(View) -> Result<(), Cause>,
+    ) -> Result<(LayerIdentity, Layer), Cause> {
         let store = self.environment.store;
-        let lower = if below.is_empty() { None } else { Some(store.view(below)?) };
-        Ok(store.keep_made(scratch, lower.as_ref(), self.environment.lease)?)
+        let scratch = store.scratch()?;
+        write(store.writable_view(below, &scratch)?)?;
+        self.keep(scratch, below)
+    }
+
+    fn keep(&self, scratch: Scratch, below: &[Layer]) -> Result<(LayerIdentity, Layer), Cause> {
+        Ok(self.environment.store.keep_over(scratch, below, self.environment.lease)?)
     }
 }
 

@@ -153,8 +153,9 @@ impl Solver<'_> {
             Some(scratch) => store.writable_view(&layers, scratch)?,
             None => store.view(&layers)?,
         };
-        let bound = runtime::bind(&view, &path).map_err(failed)?;
-        let (_, folder) = view.into_parts();
+        let (view, folder) = view.into_parts();
+        let place = store.temporary()?;
+        let bound = runtime::detached::bind_part(view, &path, place.path()).map_err(failed)?;
         Ok((bound, (folder, scratch)))
     }
 

@@ -28,6 +28,8 @@ impl Solver<'_> {
         }
         let reach = match &network.bridge {
             Some(bridge) if bridge.names => Reach::Names,
+            // From there not all that the machine asks is reached.
+            _ if network.machine.is_apart() => Reach::Names,
             bridge => Reach::Bridge { ipv6: bridge.as_ref().is_some_and(|bridge| bridge.ipv6.is_some()) },
         };
         let ResolvConf { text, resolver } =
@@ -41,13 +43,13 @@ impl Solver<'_> {
             ..Wanted::default()
         };
         match network.machine.attach(wanted) {
-            Ok(attached) => Ok(Some((
-                runtime::Network::Served {
-                    namespace: attached.namespace,
-                    services: Box::new(attached.services),
-                },
-                text,
-            ))),
+            Ok(attached) => {
+                if let Some(why) = attached.unconnected {
+                    self.warn_once(&format!("RUN steps reach nothing outside: {why}"));
+                }
+                let services = Box::new(attached.services);
+                Ok(Some((runtime::Network::Served { namespace: attached.namespace, services }, text)))
+            }
             Err(error) if network.bridge.is_none() && error.is_inability() => {
                 let why = described(&error);
                 self.warn_once(&format!("RUN steps share the host's network: {why}"));

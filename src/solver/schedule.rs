@@ -1,19 +1,29 @@
 //! In what order: a graph's nodes side by side, each as soon as its inputs are there.
 //!
-//! Knows nothing of what the nodes do, so it is tested with arithmetic. A node gets a thread of its
-//! own: steps that sleep or download must not wait for a core, and steps that compute are bounded by
-//! the pools that they use.
+//! Knows nothing of what the nodes do, so it is tested with arithmetic. Steps that sleep or download must
+//! not wait for a core, so there are as many threads as it takes to leave no node waiting; and most nodes
+//! are looked up in no time, so there are no more. It begins with a few, and twice as many are allowed
+//! whenever nodes wait and a thread spends longer than [`PATIENCE`] on one. What computes is bounded by pools
+//! of its own.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The most nodes under way at once.
 const WIDTH: usize = 256;
+/// How many threads it begins with.
+const FIRST: usize = 4;
+/// How long a node that is ready waits for a thread that ends another one. What is known takes some ten
+/// microseconds.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 struct State<T, E> {
     results: Vec<Option<Arc<T>>>,
     waiting: Vec<usize>,
     ready: Vec<usize>,
     threads: usize,
+    /// How many nodes have ended.
+    ended: usize,
     failure: Option<E>,
 }
 
@@ -44,8 +54,8 @@ where
     let waiting: Vec<usize> = inputs.iter().map(Vec::len).collect();
     // The last is taken first, so that nodes start in their order.
     let ready = (0..inputs.len()).rev().filter(|&node| waiting[node] == 0).collect();
-    let state =
-        Mutex::new(State { results: vec![None; inputs.len()], waiting, ready, threads: 0, failure: None });
+    let results = vec![None; inputs.len()];
+    let state = Mutex::new(State { results, waiting, ready, threads: 0, ended: 0, failure: None });
     let idle = Condvar::new();
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
 
@@ -62,6 +72,8 @@ where
             let outcome = work(node, &arguments);
             drop(arguments);
             let mut state = lock();
+            let nothing_waited = state.ready.is_empty();
+            state.ended += 1;
             match outcome {
                 Ok(result) => {
                     state.results[node] = Some(Arc::new(result));
@@ -82,9 +94,13 @@ where
                     }
                 }
             }
-            idle.notify_all();
             match next(&mut state) {
-                Some(ready) => node = ready,
+                Some(ready) => {
+                    node = ready;
+                    if nothing_waited && !state.ready.is_empty() {
+                        idle.notify_all();
+                    }
+                }
                 None => {
                     state.threads -= 1;
                     idle.notify_all();
@@ -96,8 +112,9 @@ where
 
     std::thread::scope(|scope| {
         let mut guard = lock();
+        let mut width = FIRST;
         loop {
-            while guard.threads < WIDTH {
+            while guard.threads < width {
                 let Some(node) = next(&mut guard) else { break };
                 guard.threads += 1;
                 let drain = &drain;
@@ -106,7 +123,17 @@ where
             if guard.threads == 0 {
                 break;
             }
-            guard = idle.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            if guard.ready.is_empty() || guard.threads == WIDTH {
+                guard = idle.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (before, threads) = (guard.ended, guard.threads);
+            let (woken, waited) = idle.wait_timeout(guard, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            guard = woken;
+            // Each of them should have ended one at least; one that did not may never.
+            if waited.timed_out() && guard.ended - before < threads {
+                width = (threads * 2).clamp(FIRST, WIDTH);
+            }
         }
     });
 

@@ -89,7 +89,7 @@ impl Store {
             .prefix(&format!("{}.", self.session_id()?))
             .tempfile_in(&folder)
             .map_err(StoreError::io("create a temporary file in", folder))?;
-        Ok(BlobWriter { store: self, file, hasher: Hasher::new(), size: 0 })
+        Ok(BlobWriter { store: self, file, hasher: Hasher::new(), size: 0, behind: WriteBehind::default() })
     }
 }
 
@@ -100,6 +100,30 @@ pub struct BlobWriter<'a> {
     file: tempfile::NamedTempFile,
     hasher: Hasher,
     size: u64,
+    behind: WriteBehind,
+}
+
+/// Has the disk begin to write a file while more of it comes, so that the sync in the end finds little left to do.
+#[derive(Debug, Default)]
+pub(super) struct WriteBehind {
+    /// How much of it the disk was asked to write.
+    asked: u64,
+}
+
+impl WriteBehind {
+    /// After how many bytes it is asked.
+    const STEP: u64 = 8 << 20;
+
+    /// So many bytes of the file are there now.
+    pub(super) fn grown(&mut self, file: &File, size: u64) {
+        if size - self.asked >= Self::STEP {
+            // What is not written yet is not dropped from memory by this, and whoever reads it finds it there.
+            // A file system that takes no advice does it all in the end.
+            let range = std::num::NonZero::new(size - self.asked);
+            let _ = rustix::fs::fadvise(file, self.asked, range, rustix::fs::Advice::DontNeed);
+            self.asked = size;
+        }
+    }
 }
 
 impl BlobWriter<'_> {
@@ -134,6 +158,7 @@ impl BlobWriter<'_> {
         self.file.rewind()?;
         self.hasher = Hasher::new();
         self.size = 0;
+        self.behind = WriteBehind::default();
         Ok(())
     }
 
@@ -162,6 +187,7 @@ impl Write for BlobWriter<'_> {
         let written = self.file.write(bytes)?;
         self.hasher.update(&bytes[..written]);
         self.size += written as u64;
+        self.behind.grown(self.file.as_file(), self.size);
         Ok(written)
     }
 

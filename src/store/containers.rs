@@ -71,6 +71,16 @@ pub struct Uses {
     pub images: Vec<ImageId>,
 }
 
+/// How long a container is to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// Until somebody removes it.
+    Lasting,
+    /// No longer than it runs (`--rm`). After a power cut it does not, so nobody misses its row then, and nobody waits
+    /// for the disk because of it.
+    Passing,
+}
+
 /// What a text names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named {
@@ -107,7 +117,7 @@ impl Store {
         image: ImageId,
         config: &str,
     ) -> Result<FileLock, StoreError> {
-        self.create_container_with(id, name, image, config, &Uses::default())
+        self.create_container_with(id, name, image, config, &Uses::default(), Stay::Lasting)
     }
 
     /// As [`Store::create_container`], of one that needs more than its image: from the row's first moment on nobody
@@ -123,6 +133,7 @@ impl Store {
         image: ImageId,
         config: &str,
         uses: &Uses,
+        stay: Stay,
     ) -> Result<FileLock, StoreError> {
         let lock = self.lock_container(id)?;
         let folder = self.container_folder(id);
@@ -133,7 +144,7 @@ impl Store {
         let upper = folder.join("fs");
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(StoreError::io("create", &upper))?;
-        let added = self.write(|tx| {
+        let added = self.write_for(stay, |tx| {
             refuse_taken(tx, name)?;
             tx.execute(
                 "INSERT INTO container (id, name, image, created, config) VALUES (?, ?, ?, ?, ?)",
@@ -272,6 +283,14 @@ impl Store {
         self.lock_name(&claim_of(id.as_str()))
     }
 
+    /// Whether somebody has claimed a container.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn container_is_claimed(&self, id: &ContainerId) -> Result<bool, StoreError> {
+        FileLock::is_held(&self.lock_path(&claim_of(id.as_str())))
+    }
+
     /// Whether a container runs or is being changed. Does not get in the way of who wants its lock for longer than
     /// a moment, so [`Store::try_lock_container`] is worth another try.
     ///
@@ -307,7 +326,7 @@ impl Store {
             if let Some(_ended) = self.try_lock_name(&lock_of(&id))?
                 && let Some(_unclaimed) = self.try_lock_name(&claim_of(&id))?
             {
-                self.forget_container(&id)?;
+                self.forget_container(&id, Stay::Lasting)?;
                 removed.push(id);
             }
         }
@@ -318,14 +337,15 @@ impl Store {
     ///
     /// # Errors
     /// What the database and the file system give. Without its row the rest is a stray, which a sweep takes.
-    pub fn remove_container(&self, id: &ContainerId, _held: &FileLock) -> Result<(), StoreError> {
-        self.forget_container(id.as_str())
+    pub fn remove_container(&self, id: &ContainerId, stay: Stay, _held: &FileLock) -> Result<(), StoreError> {
+        self.forget_container(id.as_str(), stay)
     }
 
-    fn forget_container(&self, id: &str) -> Result<(), StoreError> {
+    /// A row that comes back after a power cut has no folder: see [`Store::container_is_lost`].
+    fn forget_container(&self, id: &str, stay: Stay) -> Result<(), StoreError> {
         let folder = self.path().join("containers").join(id);
         let actor = root::open_ambient_dir(&folder).ok().and_then(crate::event::read_actor);
-        self.write(|tx| -> Result<_, StoreError> {
+        self.write_for(stay, |tx| -> Result<_, StoreError> {
             Ok(tx.execute("DELETE FROM container WHERE id = ?", [id])?)
         })?;
         if folder.exists() {
@@ -335,6 +355,23 @@ impl Store {
             self.event(Kind::Container, "destroy", actor.id, actor.attributes);
         }
         Ok(())
+    }
+
+    /// Whether a power cut took a container's folder and left its row. Whoever asks holds its lock: one that is being
+    /// created, or removed, looks like this for a moment.
+    pub fn container_is_lost(&self, id: &ContainerId, _held: &FileLock) -> bool {
+        !self.container_folder(id).exists()
+    }
+
+    fn write_for<T>(
+        &self,
+        stay: Stay,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match stay {
+            Stay::Lasting => self.write(change),
+            Stay::Passing => self.write_lightly(change),
+        }
     }
 
     /// Removes the folders of containers that have no row: of creations and removals that were killed. One that is

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::StoreError;
 
@@ -247,6 +248,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // See [`leave`].
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     if found < FORMAT {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been first while this one waited.
@@ -273,6 +276,24 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         transaction.commit()?;
     }
     Ok(connection)
+}
+
+/// The write-ahead log is moved into the database when one of its users leaves and it is longer than this.
+const LOG_LIMIT: u64 = 96 * (4096 + 24);
+
+/// What is done before a connection is closed.
+///
+/// SQLite's own habit is that the last user moves the log into the database and removes it: three waits for the disk
+/// at the end of each command, and two more when the next one begins a new log. So the log stays. Who opens the
+/// database next reads it through, which takes less than one such wait as long as it is short.
+pub(super) fn leave(connection: &Connection, path: &Path) {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    if std::fs::metadata(&log).is_ok_and(|found| found.len() > LOG_LIMIT) {
+        // It is the next one's task where others are reading: nobody waits for them.
+        let _ = connection.busy_timeout(std::time::Duration::ZERO);
+        let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
 }
 
 macro_rules! digest_columns {
@@ -340,6 +361,37 @@ mod tests {
         let newer = Connection::open(&path).unwrap();
         newer.pragma_update(None, "user_version", FORMAT + 1).unwrap();
         assert!(matches!(open(&path), Err(StoreError::Newer { .. })));
+    }
+
+    #[test]
+    fn the_log_stays_while_it_is_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stave.db");
+        let log = || std::fs::metadata(folder.path().join("stave.db-wal")).map_or(0, |found| found.len());
+        let add = |count: usize| {
+            let db = open(&path).unwrap();
+            for _ in 0..count {
+                db.execute("INSERT INTO layer (diff_id, unpacked_size, entries, implied, created) VALUES ('', 1, 1, '[]', 1)", [])
+                    .unwrap();
+            }
+            leave(&db, &path);
+        };
+        add(1);
+        assert!((1..=LOG_LIMIT).contains(&log()));
+        add(120);
+        assert_eq!(log(), 0, "it was moved");
+        let reader = open(&path).unwrap();
+        let count = |db: &Connection| -> i64 {
+            db.query_row("SELECT count(*) FROM layer", [], |row| row.get(0)).unwrap()
+        };
+        let reading = reader.unchecked_transaction().unwrap();
+        assert_eq!(count(&reading), 121);
+        add(120);
+        assert!(log() > LOG_LIMIT, "somebody still reads it");
+        drop(reading);
+        leave(&reader, &path);
+        drop(reader);
+        assert_eq!((log(), count(&open(&path).unwrap())), (0, 241));
     }
 
     #[test]

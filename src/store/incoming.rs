@@ -15,8 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::Advice;
-
+use super::blobs::WriteBehind;
 use super::layers::Unpacked;
 use super::lease::{FileLock, Lease};
 use super::prune::entries;
@@ -31,9 +30,6 @@ const WORTH_KEEPING: u64 = 128 << 10;
 const PATIENCE: i64 = 7 * 24 * 3600 * 1_000_000_000;
 /// The most bytes that transfers which nobody goes on with may take together.
 const CEILING: u64 = 16 << 30;
-/// After how many bytes the disk is asked to begin writing them, so that the sync in the end finds
-/// little left to do.
-const WRITE_BEHIND: u64 = 8 << 20;
 
 /// A blob that is being fetched. Dropped before [`Incoming::commit`], what is there of it stays for the
 /// next try, unless it is all there and was of no use.
@@ -49,8 +45,7 @@ pub struct Incoming<'a> {
     /// How much was written and hashed.
     length: u64,
     hasher: Hasher,
-    /// How much of it the disk was asked to write.
-    pushed: u64,
+    behind: WriteBehind,
     shared: Arc<Shared>,
     committed: bool,
     // Last, so that the file is in its place, or gone, when the next one gets the lock.
@@ -132,7 +127,7 @@ impl Store {
             left,
             length: 0,
             hasher,
-            pushed: 0,
+            behind: WriteBehind::default(),
             shared,
             committed: false,
             _lock,
@@ -318,13 +313,7 @@ impl Incoming<'_> {
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         self.shared.change(|state| state.readable = self.length);
-        if self.length - self.pushed >= WRITE_BEHIND {
-            // What is not written yet is not dropped from memory by this, and the unpacker finds it there.
-            // A file system that takes no advice does it all in the end.
-            let range = std::num::NonZero::new(self.length - self.pushed);
-            let _ = rustix::fs::fadvise(&self.file, self.pushed, range, Advice::DontNeed);
-            self.pushed = self.length;
-        }
+        self.behind.grown(&self.file, self.length);
         Ok(())
     }
 
@@ -338,7 +327,7 @@ impl Incoming<'_> {
             state.readable = 0;
             state.beginnings += 1;
         });
-        (self.left, self.length, self.pushed) = (0, 0, 0);
+        (self.left, self.length, self.behind) = (0, 0, WriteBehind::default());
         self.hasher = Hasher::new();
         self.file.set_len(0)?;
         self.file.rewind()

@@ -6,10 +6,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::database::Json;
 use super::lease::{FileLock, Lease};
@@ -112,6 +112,28 @@ impl Store {
         })
     }
 
+    /// As [`Store::find_layers`], of layers that something in the database holds already: the image of a container,
+    /// say.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn held_layers(
+        &self,
+        identities: &[LayerIdentity],
+    ) -> Result<Result<Vec<Layer>, Vec<LayerIdentity>>, StoreError> {
+        self.read(|db| {
+            let mut found = Vec::with_capacity(identities.len());
+            let mut missing = Vec::new();
+            for identity in identities {
+                match find(db, *identity)? {
+                    Some(layer) if self.layer_folder(layer.number).join("fs").is_dir() => found.push(layer),
+                    _ => missing.push(*identity),
+                }
+            }
+            Ok(if missing.is_empty() { Ok(found) } else { Err(missing) })
+        })
+    }
+
     /// Whether the layer is on this disk.
     ///
     /// # Errors
@@ -183,9 +205,55 @@ impl Store {
     ) -> Result<(LayerIdentity, Layer), StoreError> {
         let below = lower.map(|lower| lower.as_fd().try_clone_to_owned()).transpose()?;
         self.settle((&scratch.upper(), &scratch.work()), below.as_ref(), layer::Way::Link)?;
+        self.keep_read(scratch, lower.map(AsFd::as_fd).into(), layer::commit, lease)
+    }
+
+    /// As [`Store::keep_made`], over `layers`, the lowest first.
+    ///
+    /// # Errors
+    /// As [`Store::keep_made`].
+    pub fn keep_over(
+        &self,
+        scratch: Scratch,
+        layers: &[Layer],
+        lease: &Lease<'_>,
+    ) -> Result<(LayerIdentity, Layer), StoreError> {
+        // A copy is compared with all that it was made of.
+        if layer::trees::is_copied(&scratch.work()) {
+            let lower = if layers.is_empty() { None } else { Some(self.view(layers)?) };
+            return self.keep_made(scratch, lower.as_ref(), lease);
+        }
+        self.settle((&scratch.upper(), &scratch.work()), None, layer::Way::Link)?;
+        self.keep_read(scratch, self.stack(layers)?.lower(), layer::commit, lease)
+    }
+
+    /// Keeps what was written as a [`layer::ground::Ground`] over `stack`.
+    ///
+    /// # Errors
+    /// As [`Store::keep_made`].
+    pub fn keep_ground(
+        &self,
+        scratch: Scratch,
+        stack: &layer::stack::Stack,
+        lease: &Lease<'_>,
+    ) -> Result<(LayerIdentity, Layer), StoreError> {
+        self.keep_read(scratch, stack.lower(), layer::commit_clean, lease)
+    }
+
+    fn keep_read(
+        &self,
+        scratch: Scratch,
+        lower: layer::Lower<'_>,
+        commit: impl FnOnce(
+            BorrowedFd<'_>,
+            layer::Lower<'_>,
+            layer::Marks,
+        ) -> Result<layer::Committed, layer::CommitError>,
+        lease: &Lease<'_>,
+    ) -> Result<(LayerIdentity, Layer), StoreError> {
         let upper = crate::root::open_ambient_dir(scratch.upper())
             .map_err(StoreError::io("open", scratch.upper()))?;
-        let made = layer::commit(upper.as_fd(), lower.map(AsFd::as_fd), self.marks()).map_err(Box::new)?;
+        let made = commit(upper.as_fd(), lower, self.marks()).map_err(Box::new)?;
         let new = NewLayer {
             diff_id: made.diff_id,
             content: Some(made.content),
@@ -298,7 +366,11 @@ impl Store {
                 .into_iter()
                 .flatten()
                 .collect();
-        self.write(|tx| {
+        // overlayfs' own, which must not become a part of the layer. Before the transaction, for which all
+        // others wait.
+        remove_work(&scratch)?;
+        // Lightly: after a power cut the layer is torn anyway, and made again.
+        self.write_lightly(|tx| {
             if let Some(same) = self.find_whole(tx, identities[0])? {
                 lease.add(tx, same.number)?;
                 return Ok(same);
@@ -334,9 +406,6 @@ impl Store {
                 let _ = self.remove_tree(&from);
                 return Err(StoreError::io("move a layer to", &place)(error));
             }
-            let work = crate::root::open_ambient_dir(&place).map_err(StoreError::io("open", &place))?;
-            crate::root::remove_all(&work, std::ffi::OsStr::new("work"))
-                .map_err(StoreError::io("remove the work directory of", &place))?;
             Ok(Layer {
                 number,
                 diff_id: new.diff_id,
@@ -431,12 +500,20 @@ impl Store {
     }
 }
 
-fn find(tx: &Transaction<'_>, identity: LayerIdentity) -> rusqlite::Result<Option<Layer>> {
-    tx.query_row(
+fn remove_work(scratch: &Scratch) -> Result<(), StoreError> {
+    let work = scratch.work();
+    let (Some(folder), Some(name)) = (work.parent(), work.file_name()) else { return Ok(()) };
+    let folder = crate::root::open_ambient_dir(folder).map_err(StoreError::io("open", folder))?;
+    crate::root::remove_all(&folder, name).map_err(StoreError::io("remove", &work))
+}
+
+fn find(db: &Connection, identity: LayerIdentity) -> rusqlite::Result<Option<Layer>> {
+    let mut query = db.prepare_cached(
         "SELECT layer.id, diff_id, unpacked_size, entries, implied
          FROM identity JOIN layer ON layer.id = identity.layer WHERE identity = ?",
-        [identity],
-        |row| {
+    )?;
+    query
+        .query_row([identity], |row| {
             Ok(Layer {
                 number: row.get(0)?,
                 diff_id: row.get(1)?,
@@ -444,9 +521,8 @@ fn find(tx: &Transaction<'_>, identity: LayerIdentity) -> rusqlite::Result<Optio
                 entries: row.get::<_, i64>(3)? as u64,
                 implied: row.get::<_, Json<_>>(4)?.0,
             })
-        },
-    )
-    .optional()
+        })
+        .optional()
 }
 
 /// Short directory names: three hundred lower directories must fit into one page of mount options.

@@ -240,7 +240,8 @@ impl Store {
 impl Lease<'_> {
     /// Adds a layer, in the transaction that found it.
     pub(super) fn add(&self, tx: &rusqlite::Transaction<'_>, layer: i64) -> rusqlite::Result<()> {
-        tx.execute("INSERT OR IGNORE INTO lease (lease, layer) VALUES (?, ?)", params![self.id, layer])?;
+        tx.prepare_cached("INSERT OR IGNORE INTO lease (lease, layer) VALUES (?, ?)")?
+            .execute(params![self.id, layer])?;
         Ok(())
     }
 

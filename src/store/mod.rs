@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use rusqlite::Connection;
-use rustix::fs::Mode;
+use rustix::fs::{Access, AtFlags, Mode};
 
 use crate::root;
 
@@ -60,6 +60,9 @@ mod volume_fill;
 pub mod volumes;
 
 pub use lease::Lease;
+
+/// The database's file below the root; SQLite adds two beside it.
+const DATABASE: &str = "stave.db";
 
 /// Facts about this machine and process that a store must be told.
 #[derive(Debug, Clone)]
@@ -161,6 +164,8 @@ pub struct Store {
     session: Mutex<Option<session::Session>>,
     snapshotter_options: OnceLock<snapshotter::SnapshotterOptions>,
     snapshotter: OnceLock<snapshotter::Chosen>,
+    /// Layers that are known to hide nothing of those below them as a whole.
+    clear: Mutex<std::collections::HashSet<i64>>,
 }
 
 impl Store {
@@ -187,7 +192,10 @@ impl Store {
             incoming::FOLDER,
             served::RECEIVING,
         ] {
-            root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
+            // Nearly always all are there, and to look takes one call for each.
+            if rustix::fs::accessat(&root, folder, Access::EXISTS, AtFlags::empty()).is_err() {
+                root::create_dirs(&root, folder, private).map_err(fail("create folders in the store"))?;
+            }
         }
         let database = reserve::open_database(&path)?;
         let store = Self {
@@ -198,6 +206,7 @@ impl Store {
             session: Mutex::default(),
             snapshotter_options: OnceLock::new(),
             snapshotter: OnceLock::new(),
+            clear: Mutex::default(),
         };
         store.drop_torn_layers()?;
         Ok(store)

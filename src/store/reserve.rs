@@ -17,7 +17,7 @@ const SIZE: u64 = 1 << 20;
 
 /// Opens the database, by way of the reserve if need be.
 pub(super) fn open_database(store: &Path) -> Result<Connection, StoreError> {
-    let database = store.join("stave.db");
+    let database = store.join(super::DATABASE);
     match database::open(&database) {
         Err(StoreError::NoSpace) => {
             release(store);

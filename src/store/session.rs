@@ -99,5 +99,6 @@ impl Drop for Store {
     fn drop(&mut self) {
         // What cannot be said now is found out by the next sweep.
         let _ = self.end_session();
+        super::database::leave(&self.lock(), &self.path.join(super::DATABASE));
     }
 }

@@ -1,9 +1,13 @@
 //! Trees: layers mounted over one another, and the directories that steps write into.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
+use super::layer::ground::Ground;
 use super::layer::overlay::LayerRef;
+use super::layer::stack::{self, Plane, Stack};
 use super::layers::Layer;
 use super::{Store, StoreError};
 
@@ -35,8 +39,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    fn filled(self) -> Result<Self, StoreError> {
-        for path in [self.upper(), self.work()] {
+    fn filled(self, with_work: bool) -> Result<Self, StoreError> {
+        for path in [Some(self.upper()), with_work.then(|| self.work())].into_iter().flatten() {
             std::fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
             // The root directory of an image is 0755 unless a layer says otherwise.
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -66,7 +70,57 @@ impl Store {
     /// # Errors
     /// What the file system gives.
     pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        Scratch { folder: self.temporary()? }.filled()
+        Scratch { folder: self.temporary()? }.filled(true)
+    }
+
+    /// A new directory for a layer over `layers`, the lowest first, to be written into as it is.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn ground(&self, layers: &[Layer]) -> Result<(Scratch, Ground), StoreError> {
+        let scratch = Scratch { folder: self.temporary()? }.filled(false)?;
+        let upper = crate::root::open_ambient_dir(scratch.upper())
+            .map_err(StoreError::io("open", scratch.upper()))?;
+        let ground = Ground::new(upper, self.stack(layers)?).map_err(StoreError::Mount)?;
+        Ok((scratch, ground))
+    }
+
+    /// The directory of a layer, which nobody may write to.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn open_layer(&self, layer: &Layer) -> Result<OwnedFd, StoreError> {
+        let fs = self.layer_folder(layer.number()).join("fs");
+        crate::root::open_ambient_dir(&fs).map_err(StoreError::io("open", &fs))
+    }
+
+    /// The tree that these layers make, lowest first, without mounting it.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn stack(&self, layers: &[Layer]) -> Result<Stack, StoreError> {
+        let failed = || StoreError::io("look at the layers in", self.path());
+        let base = crate::root::open_dir(&self.root, "layers").map_err(failed())?;
+        let mut clear = self.clear.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = HashSet::new();
+        let mut planes = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev().filter(|layer| !layer.is_empty()) {
+            if !seen.insert(layer.number()) {
+                continue;
+            }
+            let fs = Path::new(&super::layers::base36(layer.number())).join("fs");
+            let mut opaque = false;
+            if !clear.contains(&layer.number()) {
+                let fd = crate::root::open_dir(&base, &fs).map_err(failed())?;
+                opaque = stack::is_opaque(&fd, self.marks()).map_err(failed())?;
+            }
+            planes.push(Plane::new(fs, layer.implied()));
+            if opaque {
+                break;
+            }
+            clear.insert(layer.number());
+        }
+        Ok(Stack::new(base, planes, self.marks()))
     }
 
     /// The tree that these layers make, lowest first, read-only: a mount that is attached nowhere

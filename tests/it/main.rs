@@ -25,3 +25,4 @@ mod speed;
 mod stores;
 mod transfer;
 mod trust;
+mod work;

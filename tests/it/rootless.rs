@@ -3,6 +3,9 @@
 //! As root these tests make the two users, and take them away again; as an ordinary user they run as
 //! that one.
 
+mod bridges;
+mod runtimes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -80,7 +83,10 @@ fn person(range: bool) -> Option<Person> {
     };
     open_to_all(dir.path());
     let person = Person { dir, user, range };
-    fs::copy(STAVE, person.path("stave")).unwrap();
+    // By another process: one that another test starts meanwhile would have a handle of ours that writes to the
+    // program, which cannot be executed then.
+    let copied = Command::new("cp").arg(STAVE).arg(person.path("stave")).status().unwrap();
+    assert!(copied.success());
     fs::write(person.path("base.tar"), base_tar(&[])).unwrap();
     let home = person.path("home");
     fs::create_dir(&home).unwrap();
@@ -150,18 +156,8 @@ impl Person {
         self.ok(&["build", "-q", "-t", "image", &context]);
         assert_eq!(self.ok(&["run", "--rm", "--network=none", "image"]), "text\n");
         assert_eq!(self.ok(&["run", "--rm", "--network=none", "image", "ls", "/d"]), "g\n");
-        let output = self.run(&["run", "--rm", "image", "cat", "/proc/net/dev"]);
-        if has("pasta or slirp4netns, and an open /dev/net/tun", output.status.success()) {
-            let devices = String::from_utf8_lossy(&output.stdout).lines().count();
-            assert_eq!(
-                devices,
-                4,
-                "two lines of titles, the loopback device and one more: {}",
-                said(&output)
-            );
-        } else {
-            assert!(said(&output).contains("`--network none`"), "{}", said(&output));
-        }
+        let devices = self.ok(&["run", "--rm", "image", "cat", "/proc/net/dev"]).lines().count();
+        assert_eq!(devices, 4, "two lines of titles, the loopback device and one more");
         self.ok(&[
             "run",
             "--network=none",
@@ -399,14 +395,7 @@ fn says_what_takes_root(person: &Person) {
         let output = person.run(arguments);
         assert!(!output.status.success() && said(&output).contains(says), "{arguments:?}: {}", said(&output));
     };
-    for arguments in [
-        &["network", "create", "front"][..],
-        &["network", "connect", "bridge", "one"],
-        &["network", "disconnect", "bridge", "one"],
-    ] {
-        refused(arguments, "--network container:NAME");
-    }
-    refused(&["run", "--rm", "--network=front", "base", "true"], "--network container:NAME");
+    refused(&["run", "--rm", "--network=front", "base", "true"], "network `front` not found");
     refused(&["pause", "one"], "not running");
     assert_eq!(
         person.ok(&["network", "inspect", "-f", "{{.Name}} {{len .Containers}}", "bridge"]),

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use stave::runtime::network::Machine;
 use stave::runtime::network::user::{self, Unusable, UserNetwork};
+use stave::runtime::network::{Machine, Yard};
 use stave::store::layer::{Ids, Options};
 use stave::store::snapshotter::{Snapshotter, SnapshotterOptions};
 use stave::store::{Environment, Store};
@@ -85,11 +85,18 @@ pub fn resolv_conf() -> Vec<u8> {
     std::fs::read("/etc/resolv.conf").unwrap_or_default()
 }
 
-/// For an ordinary user: what connects sandboxes to the network, or why nothing can.
+/// For an ordinary user without bridges: what connects each sandbox by itself, or why nothing can.
 pub fn user_network() -> Option<Result<UserNetwork, Unusable>> {
-    crate::enter::outside()?;
+    if has_bridges() {
+        return None;
+    }
     let found = user::find(&crate::commands::program_folders());
     Some(found.map(|programs| UserNetwork { programs, forwards: Vec::new() }))
+}
+
+/// Whether there are bridges: root's, or an ordinary user's in a namespace of the user's, which take a firewall too.
+pub fn has_bridges() -> bool {
+    enter::outside().is_none() || nft().is_some()
 }
 
 /// The machine's name.
@@ -125,12 +132,20 @@ pub fn handed_on() -> Vec<(String, String)> {
     variables
 }
 
-/// Where networks are made, and with what. Administrators' programs are not on everybody's `PATH`.
+/// Where networks are made, and with what: an ordinary user's in the user namespace that the user's commands share.
 pub fn machine() -> Machine {
+    let nft = nft();
+    let Some(shared) = enter::shared() else { return Machine { runtime: runtime_folder(), nft, yard: None } };
+    let uplink = user::find(&crate::commands::program_folders()).map_err(|why| why.to_string());
+    let yard = Yard { folder: shared.to_owned(), uplink };
+    Machine { runtime: shared.to_owned(), nft, yard: Some(yard) }
+}
+
+/// Administrators' programs are not on everybody's `PATH`.
+fn nft() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&folders).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    let nft = folders.map(|folder| folder.join("nft")).find(|file| file.is_file());
-    Machine { runtime: runtime_folder(), nft }
+    let mut folders = std::env::split_paths(&folders).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.find_map(|folder| Some(folder.join("nft")).filter(|file| file.is_file()))
 }
 
 /// The folder for what lives no longer than the machine runs: `STAVE_RUNTIME_DIR`, `/run/stave` for root, and

@@ -210,6 +210,9 @@ pub fn conclude(
             }
             return Ok(128 + libc::SIGPIPE as u8);
         }
+        Outcome::Ended(Ended { code, kept: true, .. }) => {
+            return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+        }
         Outcome::Ended(Ended { code, left, .. }) => {
             if let Some(left) = left {
                 tell_line!("warning: what was made for the container's mounts could not be removed: {left}");

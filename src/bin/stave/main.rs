@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[macro_use]
 mod say;
 
@@ -27,7 +25,7 @@ fn main() -> ExitCode {
     if enter::is_holder() {
         enter::hold();
     }
-    let arguments = match commands::Arguments::try_parse_from(commands::resolved(std::env::args_os())) {
+    let arguments = match commands::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };

@@ -262,7 +262,7 @@ fn fingerprint(
     for _ in 0..3 {
         let file = walk::open(tree, path, &entry.kind).map_err(|source| ContentError::read(path, source))?;
         let now = walk::stat_of(&file).map_err(|source| ContentError::read(path, source))?;
-        if !now.same_file(entry) {
+        if !now.same_file(entry, tree.owners()) {
             // What was listed is gone. Only the same kind of thing under the name may stand in.
             if !now.refresh(entry, tree.owners()) {
                 break;
@@ -278,7 +278,7 @@ fn fingerprint(
         let xattrs = xattrs::read(&file).map_err(|source| ContentError::read(path, source))?;
         let found = Fingerprint { content, xattrs: xattrs::fingerprint(&xattrs) };
         let after = walk::stat_of(&file).map_err(|source| ContentError::read(path, source))?;
-        if after.same_file(entry) {
+        if after.same_file(entry, tree.owners()) {
             cache.put(entry, found);
             return Ok(found);
         }

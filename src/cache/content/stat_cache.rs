@@ -9,6 +9,9 @@
 //! magic (16 bytes), number of records (8), records (136 each), blake3 of all before it (32)
 //! ```
 //!
+//! Records stand in the order of devices and inodes and are searched where they lie: a table of them would
+//! take longer to make than all the answers, and as much memory again.
+//!
 //! A file is known by device, inode, size, mode, modification and change time. The clock by which
 //! files are stamped ticks slowly, so a file that changed within two seconds of the scan may change
 //! again without it showing: such files are not remembered (git calls them racily clean). Network and
@@ -20,11 +23,14 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Entry, Fingerprint};
 
-const MAGIC: &[u8; 16] = b"stave statcach 1";
+const MAGIC: &[u8; 16] = b"stave statcach 2";
+/// What is before the records.
+const HEAD: usize = 24;
 const RECORD: usize = 136;
 /// A record that was of no use for as many builds is dropped.
 const GENERATIONS: u32 = 16;
@@ -58,14 +64,16 @@ pub struct StatCache {
     device: u64,
     /// What changed at or after this is not remembered.
     settled: (i64, u32),
-    known: HashMap<(u64, u64), Record>,
-    fresh: Mutex<Fresh>,
+    known: Known,
+    fresh: Mutex<HashMap<(u64, u64), Record>>,
 }
 
+/// A file that was loaded.
 #[derive(Debug, Default)]
-struct Fresh {
-    records: HashMap<(u64, u64), Record>,
-    used: Vec<(u64, u64)>,
+struct Known {
+    bytes: Vec<u8>,
+    /// Which records were of use, each by its place.
+    used: Vec<AtomicBool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +90,8 @@ struct Record {
 impl StatCache {
     /// A memory that knows nothing and keeps nothing: for snapshots.
     pub fn off() -> Self {
-        Self { file: None, device: 0, settled: (i64::MIN, 0), known: HashMap::new(), fresh: Mutex::default() }
+        let settled = (i64::MIN, 0);
+        Self { file: None, device: 0, settled, known: Known::default(), fresh: Mutex::default() }
     }
 
     /// Loads what `file` remembers of the tree below `root`; `now` is the time, before the scan
@@ -96,18 +105,16 @@ impl StatCache {
         let settled = now.checked_sub(MARGIN).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let settled = settled
             .map_or((i64::MIN, 0), |at| (i64::try_from(at.as_secs()).unwrap_or(i64::MAX), at.subsec_nanos()));
-        let known = fs::read(file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
+        let known = fs::read(file).ok().and_then(decode).unwrap_or_default();
         Self { file: Some(file.to_owned()), device: stat.st_dev, settled, known, fresh: Mutex::default() }
     }
 
     /// What the entry was when it was last read, if it did not change since.
     pub(super) fn get(&self, entry: &Entry) -> Option<Fingerprint> {
-        let record = self.known.get(&entry.inode)?;
-        let fingerprint = (*record == Record { age: record.age, ..Record::of(entry, record.fingerprint) })
+        let (place, record) = self.known.find(entry.inode)?;
+        let fingerprint = (record == Record { age: record.age, ..Record::of(entry, record.fingerprint) })
             .then_some(record.fingerprint)?;
-        if let Ok(mut fresh) = self.fresh.lock() {
-            fresh.used.push(entry.inode);
-        }
+        self.known.used[place].store(true, Ordering::Relaxed);
         Some(fingerprint)
     }
 
@@ -118,7 +125,7 @@ impl StatCache {
             return;
         }
         if let Ok(mut fresh) = self.fresh.lock() {
-            fresh.records.insert(entry.inode, Record::of(entry, fingerprint));
+            fresh.insert(entry.inode, Record::of(entry, fingerprint));
         }
     }
 
@@ -129,20 +136,19 @@ impl StatCache {
     pub fn save(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let fresh = self.fresh.lock().map_err(|_| io::Error::other("another thread panicked"))?;
-        if fresh.records.is_empty() {
+        if fresh.is_empty() {
             return Ok(());
         }
-        let mut records = self.known.clone();
-        for record in records.values_mut() {
-            record.age += 1;
-        }
-        for inode in &fresh.used {
-            if let Some(record) = records.get_mut(inode) {
-                record.age = 0;
+        let mut records: Vec<((u64, u64), Record)> = Vec::with_capacity(self.known.used.len() + fresh.len());
+        for (place, used) in self.known.used.iter().enumerate() {
+            let (inode, record) = self.known.at(place);
+            let age = if used.load(Ordering::Relaxed) { 0 } else { record.age.saturating_add(1) };
+            if age < GENERATIONS && !fresh.contains_key(&inode) {
+                records.push((inode, Record { age, ..record }));
             }
         }
-        records.retain(|_, record| record.age < GENERATIONS);
-        records.extend(&fresh.records);
+        records.extend(fresh.iter().map(|(inode, record)| (*inode, *record)));
+        records.sort_unstable_by_key(|(inode, _)| *inode);
         let directory = file.parent().ok_or_else(|| io::Error::other("the cache's file has no directory"))?;
         let mut temporary = tempfile::NamedTempFile::new_in(directory)?;
         temporary.write_all(&encode(&records))?;
@@ -164,8 +170,37 @@ impl Record {
     }
 }
 
-fn encode(records: &HashMap<(u64, u64), Record>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + records.len() * RECORD + 32);
+impl Known {
+    fn at(&self, place: usize) -> ((u64, u64), Record) {
+        decode_record(&self.bytes[HEAD + place * RECORD..][..RECORD])
+    }
+
+    fn inode(&self, place: usize) -> (u64, u64) {
+        let at = HEAD + place * RECORD;
+        let number = |at: usize| {
+            u64::from_le_bytes(self.bytes[at..at + 8].try_into().expect("a record is as long as its fields"))
+        };
+        (number(at), number(at + 8))
+    }
+
+    /// The record of this inode, and its place.
+    fn find(&self, inode: (u64, u64)) -> Option<(usize, Record)> {
+        let (mut low, mut high) = (0, self.used.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.inode(middle).cmp(&inode) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => return Some((middle, self.at(middle).1)),
+            }
+        }
+        None
+    }
+}
+
+/// The records must be in the order of their inodes.
+fn encode(records: &[((u64, u64), Record)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + records.len() * RECORD + 32);
     bytes.extend(MAGIC);
     bytes.extend((records.len() as u64).to_le_bytes());
     for ((device, inode), record) in records {
@@ -188,7 +223,7 @@ fn encode(records: &HashMap<(u64, u64), Record>) -> Vec<u8> {
 }
 
 /// Nothing for what is not whole.
-fn decode(bytes: &[u8]) -> Option<HashMap<(u64, u64), Record>> {
+fn decode(bytes: Vec<u8>) -> Option<Known> {
     let (body, sum) = bytes.split_last_chunk::<32>()?;
     let rest = body.strip_prefix(MAGIC)?;
     let (count, rest) = rest.split_first_chunk::<8>()?;
@@ -196,7 +231,10 @@ fn decode(bytes: &[u8]) -> Option<HashMap<(u64, u64), Record>> {
     if count > MOST || rest.len() as u64 != count * RECORD as u64 || blake3::hash(body) != *sum {
         return None;
     }
-    Some(rest.chunks_exact(RECORD).map(decode_record).collect())
+    let used = (0..count).map(|_| AtomicBool::new(false)).collect();
+    let known = Known { bytes, used };
+    let in_order = (1..known.used.len()).all(|place| known.inode(place - 1) < known.inode(place));
+    in_order.then_some(known)
 }
 
 fn decode_record(bytes: &[u8]) -> ((u64, u64), Record) {

@@ -2,7 +2,8 @@
 //!
 //! By levels and not by recursion, so that neither a deep tree nor a wide one needs stack or open
 //! descriptors in proportion; a directory is opened by its path below the root, once, and its
-//! entries are stated relative to it.
+//! entries are stated relative to it. Each directory is sorted by itself, and the tree's order is
+//! made of those: to sort all entries at once would move each of them many times.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -48,24 +49,54 @@ pub(super) fn walk(
         return Ok(Vec::new());
     }
     let (excluded_itself, excluded) = verdict(excludes, prefix);
-    let mut found = vec![Found { entry: top, tentative: hidden || excluded_itself }];
+    let top = Found { entry: top, tentative: hidden || excluded_itself };
     let mut level = Vec::new();
     if is_dir {
         level.push(Directory { path: OsString::new(), ignored, excluded });
     }
+    // What each directory holds, level by level; the directories of one stand in the next in their order.
+    let mut levels = Vec::new();
     while !level.is_empty() {
         let read: Vec<_> = level
             .par_iter()
             .map(|directory| read_directory(tree, path, directory, excludes, prefix))
             .collect::<Result<_, _>>()?;
         level.clear();
+        let mut held = Vec::with_capacity(read.len());
         for (entries, directories) in read {
-            found.extend(entries);
+            held.push(entries.into_iter());
             level.extend(directories);
         }
+        levels.push(held.into_iter());
     }
-    found.sort_by(|a, b| compare(&a.entry.path, &b.entry.path));
-    Ok(settle(found))
+    let found = in_order(top, levels);
+    match found.iter().any(|found| found.tentative) {
+        true => Ok(settle(found)),
+        false => Ok(found.into_iter().map(|found| found.entry).collect()),
+    }
+}
+
+/// Puts what each directory holds right behind the directory.
+fn in_order(top: Found, mut levels: Vec<std::vec::IntoIter<std::vec::IntoIter<Found>>>) -> Vec<Found> {
+    let count = levels.iter().map(|level| level.as_slice().iter().map(ExactSizeIterator::len).sum::<usize>());
+    let mut found = Vec::with_capacity(1 + count.sum::<usize>());
+    found.push(top);
+    // What is left of the directories that the way down leads through.
+    let mut way: Vec<std::vec::IntoIter<Found>> = Vec::new();
+    way.extend(levels.first_mut().and_then(Iterator::next));
+    while let Some(here) = way.last_mut() {
+        let Some(next) = here.next() else {
+            way.pop();
+            continue;
+        };
+        let is_dir = next.entry.kind == Kind::Directory;
+        found.push(next);
+        if is_dir {
+            let depth = way.len();
+            way.extend(levels.get_mut(depth).and_then(Iterator::next));
+        }
+    }
+    found
 }
 
 /// Whether the tree's own patterns leave `path` out, and the trail for what is below.
@@ -80,17 +111,6 @@ pub(super) fn verdict(patterns: &Patterns, path: &OsStr) -> (bool, Trail) {
         (hidden, trail) = patterns.decide(&trail, &bytes[..at]);
     }
     (hidden, trail)
-}
-
-/// Bytewise, but with `/` before all other bytes: what is in a directory follows it at once.
-fn compare(a: &OsStr, b: &OsStr) -> std::cmp::Ordering {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    match a.iter().zip(b).position(|(a, b)| a != b) {
-        None => a.len().cmp(&b.len()),
-        Some(at) if a[at] == b'/' => std::cmp::Ordering::Less,
-        Some(at) if b[at] == b'/' => std::cmp::Ordering::Greater,
-        Some(at) => a[at].cmp(&b[at]),
-    }
 }
 
 /// Drops the tentative directories that nothing is left in.
@@ -127,7 +147,9 @@ fn read_directory(
         .map_err(failed)?;
     let mut entries = Vec::new();
     let mut directories = Vec::new();
-    for name in names(&fd).map_err(failed)? {
+    let mut names = names(&fd).map_err(failed)?;
+    names.sort_unstable();
+    for name in names {
         let path = join(&directory.path, &name);
         let in_tree = join(base, &path);
         let (ignored, ignored_below) = tree.excludes.decide(&directory.ignored, in_tree.as_bytes());
@@ -269,13 +291,14 @@ pub(super) fn stat_of(file: &File) -> io::Result<Now> {
 }
 
 impl Now {
-    /// Whether this is the entry, unchanged.
-    pub(super) fn same_file(&self, entry: &Entry) -> bool {
+    /// Whether this is the entry, unchanged. A file of a layer may get a second name meanwhile, which changes
+    /// nothing but the inode's time.
+    pub(super) fn same_file(&self, entry: &Entry, owners: Owners) -> bool {
         let now = self.entry(entry, Owners::Kept);
         now.inode == entry.inode
             && now.size == entry.size
             && now.modified == entry.modified
-            && now.changed == entry.changed
+            && (owners == Owners::Kept || now.changed == entry.changed)
             && now.mode == entry.mode
             && self.is(entry)
     }

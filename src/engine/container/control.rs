@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{folder, settle, state};
 use crate::runtime::monitor::{Client, Ended, Reply, ReplyError, Request};
-use crate::store::containers::{ContainerId, Named};
+use crate::store::containers::{ContainerId, Named, Stay};
 use crate::store::{Store, StoreError};
 
 /// How long a monitor may be between two starts.
@@ -77,9 +77,32 @@ pub fn stop(
     signal: Option<i32>,
     timeout: Option<i64>,
 ) -> Result<(), ControlError> {
+    end(store, id, signal, timeout, false)
+}
+
+/// As [`stop`], for who starts it again at once: one that was to be removed after its end is not.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_to_start(
+    store: &Store,
+    id: &ContainerId,
+    signal: Option<i32>,
+    timeout: Option<i64>,
+) -> Result<(), ControlError> {
+    end(store, id, signal, timeout, true)
+}
+
+fn end(
+    store: &Store,
+    id: &ContainerId,
+    signal: Option<i32>,
+    timeout: Option<i64>,
+    again: bool,
+) -> Result<(), ControlError> {
     super::resources::thaw_to_end(store, id)?;
     while let Some(mut client) = connect(store, id)? {
-        match client.ask_for_end(&Request::Stop { signal, timeout }) {
+        match client.ask_for_end(&Request::Stop { signal, timeout, again }) {
             // Where it was between two starts, the next one is what is to be stopped.
             Ok(Ended { restarts: true, .. }) | Err(ReplyError::Gone) => {}
             Ok(_) => break,
@@ -156,10 +179,12 @@ pub fn remove(store: &Store, id: &ContainerId, force: bool, volumes: bool) -> Re
         std::thread::sleep(GLANCE);
     };
     if let Named::One(container) = store.container(id.as_str())? {
-        settle(store, id, &lock)?;
+        if !store.container_is_lost(id, &lock) {
+            settle(store, id, &lock)?;
+        }
         // What another version of stave wrote down is no reason to keep a container.
         let config = super::config(&container).unwrap_or_default();
-        store.remove_container(id, &lock)?;
+        store.remove_container(id, Stay::Lasting, &lock)?;
         if volumes || config.life.remove {
             store.remove_unused_volumes(&super::mounts::anonymous_volumes(&config))?;
         }

@@ -12,7 +12,7 @@ use crate::image::{ContainerConfig, Healthcheck};
 use crate::runtime::monitor::State;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::store::containers::{ContainerId, StoredContainer, Uses};
+use crate::store::containers::{ContainerId, Stay, StoredContainer, Uses};
 use crate::store::images::StoredImage;
 use crate::store::lease::FileLock;
 
@@ -54,6 +54,8 @@ pub enum CreateError {
     NoCommand,
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("the image was removed meanwhile")]
+    NoImage,
     #[error("cannot write down what the container is")]
     Config(#[from] serde_json::Error),
 }
@@ -67,22 +69,32 @@ pub fn create(store: &Store, request: CreateRequest) -> Result<Created, CreateEr
         Some(name) => parse_name(&name)?.to_owned(),
         None => unused_name(store, from_id(&request.id))?,
     };
-    let lease = store.lease()?;
-    store.hold_image(&request.image, &lease)?;
     let (image, _) = store.image_config(request.image.id)?;
     let mut config = merge(request.config, request.entrypoint, request.image_health, &image.config)?;
     config.mounts = mounts::complete(store, config.mounts, request.inherited, &image.config.volumes)?;
     let made = mounts::make_volumes(store, &config.mounts)?;
     let uses = Uses { volumes: mounts::volumes(&config), images: mounts::images(&config) };
     let json = serde_json::to_string(&config)?;
-    let lock = store.create_container_with(&request.id, &name, request.image.id, &json, &uses).inspect_err(
-        |_| {
+    let stay = stay(&config);
+    let lock = store
+        .create_container_with(&request.id, &name, request.image.id, &json, &uses, stay)
+        .inspect_err(|_| {
             // Nobody knows the names of those that nobody named.
             let _ = store.remove_unused_volumes(&made);
-        },
-    )?;
+        })?;
+    // From its row on nobody takes the image away. Before, somebody may have.
+    if store.image(request.image.id)?.is_none() {
+        store.remove_container(&request.id, stay, &lock)?;
+        store.remove_unused_volumes(&made)?;
+        return Err(CreateError::NoImage);
+    }
     tell(store, &request.id, config, &name, request.image.id);
     Ok(Created { id: request.id, name, lock })
+}
+
+/// How long a container is to be there.
+pub(super) fn stay(config: &Config) -> Stay {
+    if config.life.remove { Stay::Passing } else { Stay::Lasting }
 }
 
 fn tell(store: &Store, id: &ContainerId, config: Config, name: &str, image: ImageId) {

@@ -31,9 +31,9 @@ mod view;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
-pub use after::{after, needs_after, settle_abandoned};
+pub use after::{after, needs_after, settle_abandoned, settle_killed};
 pub use config::{Config, LogDriver};
-pub use control::{ControlError, connect, remove, signal, stop, wait, wait_for_removal};
+pub use control::{ControlError, connect, remove, signal, stop, stop_to_start, wait, wait_for_removal};
 pub use create::{CreateError, CreateRequest, Created, create};
 pub use inspect::{Facts, inspect, network_mode, protocol_word, status_word};
 pub use logs::{LogEntry, LogError, LogRequest, logs};

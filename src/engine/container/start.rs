@@ -45,12 +45,16 @@ pub struct StartRequest {
     pub after: CommandLine,
     /// Whether its monitor starts it again.
     pub again: bool,
+    /// What was begun already, so that it is ready by the time it is needed.
+    pub launcher: Option<Launcher>,
 }
 
 /// A container that was started.
 #[derive(Debug)]
 pub struct Started {
     pub live: Live,
+    /// Why it reaches nothing outside, though its network should lead there.
+    pub unconnected: Option<String>,
     /// A copy of its lock, where something is attached: with it the caller may do what comes after the end.
     pub lock: Option<OwnedFd>,
 }
@@ -131,10 +135,10 @@ pub fn start(
     let does_more = request.attach.is_some() && super::needs_after(&super::config(&container)?);
     let kept = does_more.then(|| lock.duplicate()).transpose().map_err(StartError::Launcher)?;
     match launch(store, &container, handed, request, &before) {
-        Ok(live) => {
+        Ok((live, unconnected)) => {
             // From here on the monitor's copy is what counts.
             drop(lock.hand_over());
-            Ok(Started { live, lock: kept })
+            Ok(Started { live, unconnected, lock: kept })
         }
         Err(error) => {
             drop(kept);
@@ -174,16 +178,15 @@ fn launch(
     store: &Store,
     container: &StoredContainer,
     lock: OwnedFd,
-    request: StartRequest,
+    mut request: StartRequest,
     before: &State,
-) -> Result<Live, StartError> {
+) -> Result<(Live, Option<String>), StartError> {
     let config = super::config(container)?;
     let id = &container.id;
-    let lease = store.lease()?;
     let image = store.image(container.image)?.ok_or(StartError::NoImage)?;
     let identities: Vec<LayerIdentity> =
         image.diff_ids.iter().map(|diff_id| LayerIdentity::of_diff(*diff_id)).collect();
-    let Ok(layers) = store.find_layers(&identities, &lease)? else {
+    let Ok(layers) = store.held_layers(&identities)? else {
         return Err(StartError::MissingLayers(Box::new(image)));
     };
     let rootfs = store.container_view(&layers, id)?;
@@ -191,7 +194,7 @@ fn launch(
     let mounts = mounts::for_sandbox(store, id, &config, rootfs.as_fd())?;
     let process = process(&config, &rootfs)?;
     let joining = Joining { id: id.as_str(), name: &container.name, config: &config.network };
-    let Prepared { network, hostname, hosts, resolv_conf, joined, published } =
+    let Prepared { network, hostname, hosts, resolv_conf, joined, published, unconnected } =
         network::prepare(store, &request.host, joining, |other| network::namespace_of(store, other))?;
     let sandbox = Sandbox {
         read_only: config.read_only,
@@ -216,21 +219,26 @@ fn launch(
             ..process
         },
         hostname,
+        domainname: config.network.domainname.clone(),
         rootfs,
+    };
+    let launcher = match request.launcher.take() {
+        Some(begun) => begun,
+        None => Launcher::of_this_program().map_err(StartError::Launcher)?,
     };
     let mut life = life(store, container, &config, lock, request, before)?;
     life.cleans |= super::after::is_in_firewall(&joined, &published);
     (life.state.networks, life.state.ports) = (joined, published);
-    let launcher = Launcher::of_this_program().map_err(StartError::Launcher)?;
-    match &config.runtime {
-        None => Ok(launcher.start(sandbox, life)?),
+    let live = match &config.runtime {
+        None => launcher.start(sandbox, life)?,
         Some(program) => {
             let folder = store.container_folder(id).join("bundle");
             std::fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
             let program = program.clone();
-            Ok(launcher.start_foreign(Foreign { program, folder }, sandbox, life)?)
+            launcher.start_foreign(Foreign { program, folder }, sandbox, life)?
         }
-    }
+    };
+    Ok((live, unconnected))
 }
 
 fn process(config: &Config, rootfs: &OwnedFd) -> Result<ProcessSpec, StartError> {

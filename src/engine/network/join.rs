@@ -22,7 +22,7 @@ pub struct Host {
     pub name: String,
     /// Where its networks are.
     pub machine: Machine,
-    /// For an ordinary user: what connects containers, or why nothing can.
+    /// For an ordinary user without bridges: what connects each container by itself, or why nothing can.
     pub user_network: Option<Result<UserNetwork, String>>,
     /// Its kernel, which rules of seccomp profiles may depend on.
     pub kernel: crate::runtime::seccomp::Kernel,
@@ -47,6 +47,8 @@ pub struct Prepared {
     pub resolv_conf: Vec<u8>,
     pub joined: Vec<Joined>,
     pub published: Vec<Published>,
+    /// Why it reaches nothing outside, where that is not as it should be.
+    pub unconnected: Option<String>,
 }
 
 /// Makes the network of a container that is being started. `namespace_of` gives that of another one that runs.
@@ -91,6 +93,7 @@ pub fn prepare(
         hostname,
         joined: Vec::new(),
         published: Vec::new(),
+        unconnected: None,
     })
 }
 
@@ -115,6 +118,7 @@ fn of_user(
         hostname,
         joined: Vec::new(),
         published,
+        unconnected: None,
         network: runtime::Network::User(network),
     })
 }
@@ -133,7 +137,8 @@ fn bridged(
         places.push(place_of(store, &host.machine, endpoint, id, name)?);
     }
     let bridges = || places.iter().filter_map(|place| place.bridge.as_ref());
-    let reach = match bridges().any(|bridge| bridge.names) {
+    // From a user's own network not all that the machine asks is reached, such as itself; the monitor asks in its place.
+    let reach = match host.machine.is_apart() || bridges().any(|bridge| bridge.names) {
         true => Reach::Names,
         false => Reach::Bridge { ipv6: bridges().any(|bridge| bridge.ipv6.is_some()) },
     };
@@ -155,6 +160,11 @@ fn bridged(
             }
         }
     }
+    // That goes through the machine's firewall alone, which is not the user's.
+    let sctp = ports.iter().find(|port| port.protocol == machine::Protocol::Sctp);
+    if let (true, Some(port)) = (host.machine.is_apart(), sctp) {
+        return Err(user::UserNetworkError::Sctp { port: port.container_port }.into());
+    }
     let wanted = Wanted { id: id.to_owned(), name: name.to_owned(), places, ports, resolver };
     let attached = host.machine.attach(wanted)?;
     let own: Vec<IpAddr> =
@@ -174,6 +184,7 @@ fn bridged(
         hostname,
         joined: attached.member.endpoints.iter().map(|endpoint| endpoint.joined.clone()).collect(),
         published: attached.member.ports.clone(),
+        unconnected: attached.unconnected,
         network: runtime::Network::Served {
             namespace: attached.namespace,
             services: Box::new(attached.services),

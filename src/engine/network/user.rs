@@ -1,7 +1,8 @@
-//! The network of an ordinary user's container: its own, connected by a program, instead of a bridge.
+//! The network of an ordinary user's container where there are no bridges, for want of `nft`: its own, connected by a
+//! program.
 //!
-//! Bridges of an ordinary user would be in a namespace of the user's, and lead nowhere. So there is one network for
-//! each container, without others in it; what is published is published by the program that connects it.
+//! So there is one network for each container, without others in it; what is published is published by the program that
+//! connects it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,10 +23,12 @@ pub enum UserNetworkError {
     )]
     Unusable(String),
     #[error(
-        "the network `{0}` is out of an ordinary user's reach: bridges take root; without `--network` a container has a network of its own, and `--network container:NAME` shares another's"
+        "the network `{0}` needs the program `nft`, which is not there: install the package `nftables`; without `--network` a container has a network of its own, and `--network container:NAME` shares another's"
     )]
     Bridge(String),
-    #[error("addresses, aliases and MAC addresses are for bridges, which take root")]
+    #[error(
+        "addresses, aliases and MAC addresses are for bridges, which need the program `nft`: install the package `nftables`"
+    )]
     Address,
     #[error("cannot publish port {port}/sctp: an ordinary user's ports are tcp and udp")]
     Sctp { port: u16 },
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_root_is_refused() {
+    fn what_takes_bridges_is_refused() {
         let with = |endpoint: Endpoint| NetworkConfig { endpoints: vec![endpoint], ..Default::default() };
         let named = with(Endpoint { network: "front".into(), ..Default::default() });
         assert!(matches!(prepare(&named, &pasta()), Err(UserNetworkError::Bridge(name)) if name == "front"));

@@ -245,7 +245,7 @@ fn prepare(
         nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
     }
     if !plan.domainname.is_empty() {
-        process::set_domain_name(&plan.domainname).during(|| "setting the domain name".to_owned())?;
+        sys::set_domain_name(&plan.domainname).during(|| "setting the domain name".to_owned())?;
     }
     if plan.namespaces.new & libc::CLONE_NEWNET != 0 {
         child::loopback_up().during(|| "bringing up the loopback device".to_owned())?;

@@ -65,10 +65,10 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn open() -> Result<Self, BundleError> {
         let failed = || BundleError::io("start the container's launcher");
-        let program =
+        let protected =
             crate::runtime::executable::protected(std::path::Path::new("/proc/self/exe")).map_err(failed())?;
         let (socket, theirs) = UnixStream::pair().map_err(failed())?;
-        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        let child = Command::new(format!("/proc/self/fd/{}", protected.program.as_raw_fd()))
             .arg0(BUNDLE_NAME)
             .env_clear()
             .stdin(OwnedFd::from(theirs))

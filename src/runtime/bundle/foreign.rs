@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::{self, Bundle};
+use super::unprivileged;
 use crate::runtime::capability::names;
 use crate::runtime::monitor::LifePlan;
 use crate::runtime::network::ServicesPlan;
@@ -39,6 +40,8 @@ pub(in crate::runtime) struct ForeignPlan {
     pub process: Process,
     pub seccomp: Option<Bytes>,
     pub services: Option<ServicesPlan>,
+    /// Limits that were asked for, and that an ordinary user cannot have.
+    pub unmet: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -203,6 +206,7 @@ pub(in crate::runtime) fn plan(
         add(config::NamespaceKind::Cgroup, cgroup, &mut parcel);
     }
     let mut services = None;
+    let on_host = matches!(sandbox.network, Network::Host);
     let network = match sandbox.network {
         Network::Host => Namespace::Host,
         Network::None => Namespace::Own,
@@ -216,6 +220,15 @@ pub(in crate::runtime) fn plan(
     add(config::NamespaceKind::Network, network, &mut parcel);
     if !own_host_name {
         bundle.hostname.clear();
+    } else if let Some(name) = sandbox.domainname {
+        // Older runtimes know no `domainname`, and it is the same.
+        bundle.linux.sysctl.entry("kernel.domainname".to_owned()).or_insert(name);
+    }
+    let Foreign { mut program, folder } = foreign;
+    let mut unmet = Vec::new();
+    if unprivileged::is_ordinary() {
+        unmet = unprivileged::adapt(&mut bundle, on_host);
+        program.extend(program.first().and_then(|name| unprivileged::arguments(name)));
     }
     let mut sources = Vec::new();
     let files = [
@@ -298,7 +311,6 @@ pub(in crate::runtime) fn plan(
     };
     let rootfs = parcel.add_fd(sandbox.rootfs);
     let life = life(&mut parcel);
-    let Foreign { program, folder } = foreign;
     let plan = ForeignPlan {
         program,
         id,
@@ -312,6 +324,7 @@ pub(in crate::runtime) fn plan(
         process,
         seccomp: filter,
         services,
+        unmet,
     };
     Ok((plan, parcel))
 }

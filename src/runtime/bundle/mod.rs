@@ -42,6 +42,7 @@ mod plan;
 mod process;
 mod state;
 mod tree;
+mod unprivileged;
 
 pub use cgroup::Stats;
 pub(super) use child::{BUNDLE_NAME, bundle_main};

@@ -317,7 +317,7 @@ fn check_sysctls(bundle: &Bundle) -> Result<(), BundleError> {
             if !is_own(linux, NamespaceKind::Uts, "uts") {
                 return wrong("it is not allowed in the UTS namespace of the host");
             }
-            if path == "kernel/hostname" && !bundle.hostname.is_empty() {
+            if path == "kernel/hostname" {
                 return wrong("it is in conflict with `hostname`");
             }
         } else {

@@ -92,13 +92,6 @@ pub(super) fn set_oom_score(plan: &ProcessPlan) -> Result<(), Failure> {
         .during(|| format!("setting `oomScoreAdj` to {score}"))
 }
 
-/// The NIS domain name, which no library sets.
-pub(super) fn set_domain_name(name: &str) -> io::Result<()> {
-    // SAFETY: the pointer and the length are of one string.
-    let set = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Everything up to the moment before the program is looked for. Gives the filter back where it comes last.
 pub(super) fn become_program(
     plan: &ProcessPlan,

@@ -4,15 +4,16 @@
 //! first process joins by itself through handles opened here, so nobody has to wait for it.
 //!
 //! A launcher that is killed cannot remove its groups. It holds a lock on each of their directories,
-//! so whoever comes next can tell: a group that nobody locks is nobody's.
+//! so whoever comes next can tell: a group that nobody locks is nobody's. The group in the first hierarchy is made
+//! first and removed last, so who looks for what is left looks there alone.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::device_filter;
@@ -60,6 +61,19 @@ pub(super) struct Group {
     pub unmet: Vec<String>,
 }
 
+/// A handle for one who cannot see the hierarchies any more.
+pub(in crate::runtime) struct Freezer {
+    group: OwnedFd,
+    unified: bool,
+}
+
+impl Freezer {
+    pub(in crate::runtime) fn thaw(&self) -> io::Result<()> {
+        let (file, value) = if self.unified { ("cgroup.freeze", "0") } else { ("freezer.state", "THAWED") };
+        write(&self.group, file, value)
+    }
+}
+
 struct Directory {
     controller: &'static str,
     parent: OwnedFd,
@@ -80,7 +94,7 @@ impl Group {
         let made = match root::open_ambient_dir("/sys/fs/cgroup") {
             Ok(base) if has_magic(&base, CGROUP_V2_MAGIC) => {
                 group.unified = true;
-                group.create_v2(plan, base)
+                group.create_v2(plan, given(base))
             }
             Ok(base) => group.create_v1(plan, &base),
             Err(_) => {
@@ -219,6 +233,12 @@ impl Group {
         }
     }
 
+    /// What lets its processes go on where somebody stopped them.
+    pub(super) fn freezer(&self) -> Option<Freezer> {
+        let directory = self.directories.iter().find(|one| matches!(one.controller, "" | "freezer"))?;
+        Some(Freezer { group: directory.group.try_clone().ok()?, unified: self.unified })
+    }
+
     /// How often the kernel killed one of its processes for want of memory.
     pub(super) fn oom_kills(&self) -> u64 {
         self.directories.iter().map(|directory| oom_kills(&directory.group)).max().unwrap_or(0)
@@ -274,16 +294,16 @@ impl Group {
     /// Removes the group, whose processes are gone. The kernel may need a moment to see that.
     pub(super) fn remove(&self) -> Option<String> {
         let mut failed = None;
-        for Directory { parent, .. } in &self.directories {
-            let name = CString::new(self.id.as_str()).expect("the plan admits plain ids only");
+        let name = CString::new(self.id.as_str()).expect("the plan admits plain ids only");
+        for Directory { parent, .. } in self.directories.iter().rev() {
             let mut tries = 0;
             loop {
-                match rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(Errno::NOENT) => break,
+                match remove_group(parent, &name, DEEPEST) {
                     Err(Errno::BUSY) if tries < 200 => {
                         tries += 1;
                         std::thread::sleep(std::time::Duration::from_millis(1));
                     }
+                    Ok(()) => break,
                     Err(error) => {
                         let error = io::Error::from(error);
                         failed = Some(format!("cgroup `{PARENT}/{}`: {error}", self.id));
@@ -296,6 +316,37 @@ impl Group {
     }
 }
 
+/// How many groups may be one in another below a sandbox's, to be removed with it.
+const DEEPEST: u32 = 64;
+
+/// Removes a group, and those that its processes made in it. One that is not there is no error.
+fn remove_group(parent: &OwnedFd, name: &CStr, deepest: u32) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        // Groups below it are as good a reason as processes in it.
+        Err(Errno::BUSY) if deepest > 0 => {}
+        Err(Errno::NOENT) => return Ok(()),
+        outcome => return outcome,
+    }
+    let group = open_group(parent, name)?;
+    let mut any = false;
+    for entry in rustix::fs::Dir::read_from(&group)?.flatten() {
+        if is_group(&entry) {
+            any = true;
+            remove_group(&group, entry.file_name(), deepest - 1)?;
+        }
+    }
+    if any { rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) } else { Err(Errno::BUSY) }
+}
+
+fn open_group(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn is_group(entry: &rustix::fs::DirEntry) -> bool {
+    entry.file_type() == rustix::fs::FileType::Directory && !entry.file_name().to_bytes().starts_with(b".")
+}
+
 /// Leaves a v1 group Docker's devices. A user namespace may not, and need not: nothing mounted in one
 /// opens devices but the few that are bound from the host.
 fn limit_devices(group: &OwnedFd, more: &[String]) -> io::Result<()> {
@@ -303,8 +354,12 @@ fn limit_devices(group: &OwnedFd, more: &[String]) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(()),
         other => other?,
     }
-    let rules = DEVICES.into_iter().chain(more.iter().map(String::as_str));
-    rules.into_iter().try_for_each(|rule| write(group, "devices.allow", rule))
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let allow = rustix::fs::openat(group, "devices.allow", flags, Mode::empty())?;
+    for rule in DEVICES.into_iter().chain(more.iter().map(String::as_str)) {
+        rustix::io::write(&allow, rule.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// As [`limit_devices`], by an eBPF program.
@@ -378,7 +433,7 @@ pub(in crate::runtime) fn hierarchy(controllers: &str) -> Option<OwnedFd> {
 pub(in crate::runtime) fn find(parent: &[&str], id: &str) -> Vec<(&'static str, OwnedFd)> {
     let unified = hierarchy("").filter(|_| hierarchy("memory").is_none());
     let hierarchies: Vec<(&str, OwnedFd)> = match unified {
-        Some(base) => vec![("", base)],
+        Some(base) => vec![("", given(base))],
         None => CONTROLLERS_V1.into_iter().filter_map(|name| Some((name, hierarchy(name)?))).collect(),
     };
     let below = |base: OwnedFd| {
@@ -387,6 +442,33 @@ pub(in crate::runtime) fn find(parent: &[&str], id: &str) -> Vec<(&'static str, 
         names.into_iter().try_fold(base, |at, name| root::open_no_links(&at, name, flags, Mode::empty()).ok())
     };
     hierarchies.into_iter().filter_map(|(name, base)| Some((name, below(base)?))).collect()
+}
+
+/// Where our groups begin in version 2: at the top, or, for whoever may not write there, at the highest group on the way
+/// to our own that was given away, as systemd gives each user one. Only between groups below it may processes move.
+fn given(base: OwnedFd) -> OwnedFd {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let may_write = |group: &OwnedFd| {
+        rustix::fs::accessat(group, "cgroup.procs", Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    };
+    highest_given(&base, own, may_write).unwrap_or(base)
+}
+
+/// The highest group on a way from the top that may be written; nothing if that is the top itself, or there is none.
+fn highest_given(base: &OwnedFd, way: &str, may_write: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+    if may_write(base) {
+        return None;
+    }
+    let mut at = base.try_clone().ok()?;
+    // What is outside of a cgroup namespace is named with `..`, and out of reach.
+    for name in way.split('/').filter(|name| !name.is_empty()) {
+        at = root::open_no_links(&at, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).ok()?;
+        if may_write(&at) {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// Lets the groups below `group` have controllers of their own. One that cannot be had is noticed
@@ -422,6 +504,11 @@ fn has_magic(directory: &OwnedFd, magic: rustix::fs::FsWord) -> bool {
 fn writable_dir(parent: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let mut tries = 0;
+    if name == PARENT
+        && let Ok(there) = root::open_no_links(parent, name, flags, Mode::empty())
+    {
+        return Ok(Some(there));
+    }
     loop {
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -457,18 +544,28 @@ fn locked_dir(parent: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Failure> 
 pub(in crate::runtime) fn sweep() {
     let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return };
     if has_magic(&base, CGROUP_V2_MAGIC) {
+        let base = given(base);
         sweep_hierarchy(&base);
-        sweep_foreign(&base);
         return;
     }
-    for controller in CONTROLLERS_V1 {
-        if let Ok(hierarchy) = root::open_dir(&base, controller)
-            && has_magic(&hierarchy, CGROUP_V1_MAGIC)
-        {
-            sweep_hierarchy(&hierarchy);
-        }
+    let mut hierarchies = CONTROLLERS_V1.iter().filter_map(|controller| {
+        let hierarchy = root::open_dir(&base, *controller).ok()?;
+        has_magic(&hierarchy, CGROUP_V1_MAGIC).then_some(hierarchy)
+    });
+    let left = hierarchies.next().and_then(|first| abandoned(&first));
+    if let Some((parent, groups)) = left.filter(|(_, groups)| !groups.is_empty()) {
+        remove_abandoned(&parent, groups, &hierarchies.collect::<Vec<_>>());
     }
-    // Other runtimes join them all.
+}
+
+/// As [`sweep`], of containers of other runtimes.
+pub(in crate::runtime) fn sweep_all_foreign() {
+    let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return };
+    if has_magic(&base, CGROUP_V2_MAGIC) {
+        sweep_foreign(&given(base));
+        return;
+    }
+    // They join all hierarchies.
     let Ok(entries) = rustix::fs::Dir::read_from(&base) else { return };
     for entry in entries.flatten() {
         if let Ok(hierarchy) = root::open_dir(&base, OsStr::from_bytes(entry.file_name().to_bytes()))
@@ -499,26 +596,41 @@ fn sweep_foreign(hierarchy: &OwnedFd) {
     }
 }
 
-/// What cannot be removed, because a process is in it or because it is not ours, stays.
-fn sweep_hierarchy(hierarchy: &OwnedFd) {
+/// Our common parent in a hierarchy, and the groups below it that nobody has locked, with the lock on each.
+fn abandoned(hierarchy: &OwnedFd) -> Option<(OwnedFd, Vec<(CString, OwnedFd)>)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let Ok(parent) = root::open_no_links(hierarchy, PARENT, flags, Mode::empty()) else { return };
-    let Ok(entries) = rustix::fs::Dir::read_from(&parent) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if entry.file_type() != rustix::fs::FileType::Directory || name.to_bytes().starts_with(b".") {
-            continue;
+    let parent = root::open_no_links(hierarchy, PARENT, flags, Mode::empty()).ok()?;
+    let entries = rustix::fs::Dir::read_from(&parent).ok()?;
+    let groups = entries.flatten().filter(is_group).filter_map(|entry| {
+        let group = open_group(&parent, entry.file_name()).ok()?;
+        rustix::fs::flock(&group, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some((entry.file_name().to_owned(), group))
+    });
+    let groups = groups.collect();
+    Some((parent, groups))
+}
+
+fn sweep_hierarchy(hierarchy: &OwnedFd) {
+    if let Some((parent, groups)) = abandoned(hierarchy) {
+        remove_abandoned(&parent, groups, &[]);
+    }
+}
+
+/// What cannot be removed, because a process is in it or because it is not ours, stays. `others` are hierarchies that
+/// have the same groups.
+fn remove_abandoned(parent: &OwnedFd, groups: Vec<(CString, OwnedFd)>, others: &[OwnedFd]) {
+    for (name, group) in groups {
+        // Its launcher was killed, and its first process with that; others may have been stopped, or share their
+        // process namespace with somebody who lives on.
+        let _ = write(&group, "freezer.state", "THAWED");
+        kill_all(&group);
+        for other in others {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            if let Ok(parent) = root::open_no_links(other, PARENT, flags, Mode::empty()) {
+                let _ = remove_group(&parent, &name, DEEPEST);
+            }
         }
-        let Ok(group) = rustix::fs::openat(&parent, name, flags | OFlags::CLOEXEC, Mode::empty()) else {
-            continue;
-        };
-        if rustix::fs::flock(&group, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // Its launcher was killed, and its first process with that; others may have been stopped, or share their
-            // process namespace with somebody who lives on.
-            let _ = write(&group, "freezer.state", "THAWED");
-            kill_all(&group);
-            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
-        }
+        let _ = remove_group(parent, &name, DEEPEST);
     }
 }
 
@@ -526,4 +638,99 @@ pub(in crate::runtime) fn write(directory: &OwnedFd, file: &str, value: &str) ->
     let file = rustix::fs::openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    /// Makes a group with two more in it in each of two hierarchies, or in the one of version 2; nothing where none
+    /// can be made.
+    fn nested(id: &str) -> Option<Vec<(OwnedFd, OwnedFd)>> {
+        let base = root::open_ambient_dir("/sys/fs/cgroup").ok()?;
+        let hierarchies = match has_magic(&base, CGROUP_V2_MAGIC) {
+            true => vec![base],
+            false => {
+                ["freezer", "pids"].iter().filter_map(|name| root::open_dir(&base, *name).ok()).collect()
+            }
+        };
+        hierarchies
+            .iter()
+            .map(|hierarchy| {
+                let parent = writable_dir(hierarchy, PARENT).ok()??;
+                let group = locked_dir(&parent, id).ok()??;
+                let inner = writable_dir(&group, "a").ok()??;
+                writable_dir(&inner, "b").ok()??;
+                Some((parent, group))
+            })
+            .collect()
+    }
+
+    fn is_there(parent: &OwnedFd, id: &str) -> bool {
+        rustix::fs::accessat(parent, id, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    #[test]
+    fn what_killed_launchers_left_goes_with_all_that_is_in_it() {
+        let id = format!("left-{}", std::process::id());
+        let Some(made) = nested(&id) else { return };
+        sweep();
+        assert!(made.iter().all(|(parent, _)| is_there(parent, &id)), "somebody has them locked");
+        let parents: Vec<OwnedFd> = made.into_iter().map(|(parent, _)| parent).collect();
+        sweep();
+        // Another test's sweep may be at it at this moment.
+        for _ in 0..1000 {
+            if !parents.iter().any(|parent| is_there(parent, &id)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("the groups are still there");
+    }
+
+    #[test]
+    fn groups_are_removed_to_a_depth_and_missing_ones_are_no_error() {
+        let id = format!("deep-{}", std::process::id());
+        let Some(made) = nested(&id) else { return };
+        let name = CString::new(id.as_str()).unwrap();
+        for (parent, _lock) in &made {
+            assert_eq!(remove_group(parent, &name, 1), Err(Errno::BUSY));
+            assert_eq!(remove_group(parent, &name, 2), Ok(()));
+            assert_eq!(remove_group(parent, &name, 2), Ok(()));
+            assert!(!is_there(parent, &id));
+        }
+    }
+
+    /// A tree of version 2 in which the groups of these names are the user's.
+    fn found(groups: &str, mine: &[&str], way: &str) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join(groups)).unwrap();
+        let name = |group: &OwnedFd| {
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", group.as_raw_fd())).unwrap();
+            path.strip_prefix(folder.path().canonicalize().unwrap()).unwrap().display().to_string()
+        };
+        let base = root::open_ambient_dir(folder.path()).unwrap();
+        let may_write = |group: &OwnedFd| mine.iter().any(|one| name(group) == *one);
+        highest_given(&base, way, may_write).map(|group| name(&group))
+    }
+
+    #[test]
+    fn groups_begin_where_the_user_was_given_one() {
+        let groups = "user.slice/user-7.slice/user@7.service/app.slice/a.scope";
+        let (given, own) = ("user.slice/user-7.slice/user@7.service", format!("/{groups}"));
+        let below = format!("{given}/app.slice");
+        assert_eq!(found(groups, &[given, &below, groups], &own).as_deref(), Some(given));
+        assert_eq!(found(groups, &[groups], &own).as_deref(), Some(groups));
+    }
+
+    #[test]
+    fn without_one_they_begin_at_the_top() {
+        assert_eq!(found("a/b", &["", "a", "a/b"], "/a/b"), None, "root's");
+        assert_eq!(found("a/b", &[], "/a/b"), None, "a login session's own");
+        assert_eq!(found("a/b", &["a"], "/../a"), None, "outside of the namespace");
+        assert_eq!(found("a", &["a/gone"], "/a/gone"), None);
+        assert_eq!(found("a", &["a"], ""), None, "version 1");
+    }
 }

@@ -82,7 +82,7 @@ pub(super) fn run(socket: BorrowedFd<'_>, plan: &ForeignPlan, parcel: Parcel) ->
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop((guards, theirs, fds));
-    let ran = attend(socket, &mut monitor, &line, ours);
+    let ran = attend(socket, &mut monitor, &line, ours, &plan.unmet);
     if ran.is_err() {
         let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
     }
@@ -99,6 +99,7 @@ fn attend(
     monitor: &mut Monitor,
     line: &UnixStream,
     pipes: Pipes,
+    unmet: &[String],
 ) -> Result<i32, Failure> {
     let mut handed = match hear(line)? {
         (Said::Runs, parcel) => parcel.fds.into_iter(),
@@ -112,7 +113,7 @@ fn attend(
         (None, None) => return Err(died()),
     };
     let pid = number_of(&pidfd).during(during)?;
-    monitor.started(Program { pid, pidfd, stdin, output }, socket, Vec::new()).during(during)?;
+    monitor.started(Program { pid, pidfd, stdin, output }, socket, unmet.to_vec()).during(during)?;
     monitor.watch();
     match hear(line)? {
         (Said::Ended(status), _) => Ok(status),

@@ -13,7 +13,7 @@ pub(super) mod join;
 pub(super) mod limits;
 mod membership;
 mod namespaces;
-mod network;
+pub(super) mod network;
 pub(super) mod point;
 pub(super) mod program;
 mod reaper;
@@ -36,7 +36,9 @@ use super::seccomp;
 use super::sys::{self, Forked};
 use super::wire::{self, During, Failure, FailureKind, Message, Parcel, take};
 use cgroup::Group;
-pub(super) use cgroup::{DEVICES, sweep as sweep_cgroups};
+pub(super) use cgroup::{
+    DEVICES, Freezer, sweep as sweep_cgroups, sweep_all_foreign as sweep_foreign_cgroups,
+};
 use init::Init;
 pub(super) use init::{drop_bounding, enter, loopback_up, unshare};
 use network::Network;
@@ -46,8 +48,12 @@ use tree::Tree;
 /// Serves one sandbox and ends. `main` calls it before anything else when [`super::is_child`] says
 /// so; standard input is then the builder's socket.
 pub fn child_main() -> ! {
-    if std::env::args_os().next().is_some_and(|name| name == super::bundle::BUNDLE_NAME) {
+    let is = |name: &str| std::env::args_os().next().is_some_and(|called| called == name);
+    if is(super::bundle::BUNDLE_NAME) {
         super::bundle::bundle_main();
+    }
+    if is(super::network::KEEPER_NAME) {
+        super::network::keep();
     }
     // A descriptor that the builder leaked must not reach the sandbox. Nothing owns one yet.
     let _ = sys::close_from(3, false);
@@ -64,17 +70,42 @@ pub fn child_main() -> ! {
 }
 
 fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let Some((order, parcel)) = wire::receive::<Order>(socket)? else { return Ok(()) };
-    let ended = match order {
-        Order::Run(plan) => Sandbox::run(socket, &plan, parcel),
-        Order::Join(plan) => join::run(socket, &plan, parcel),
-        Order::Foreign(plan) => foreign::run(socket, &plan, parcel),
+    let ended = loop {
+        let Some((order, parcel)) = wire::receive::<Order>(socket)? else { return Ok(()) };
+        break match order {
+            Order::Run(plan) => Sandbox::run(socket, &plan, parcel),
+            Order::Join(plan) => join::run(socket, &plan, parcel),
+            Order::Foreign(plan) => foreign::run(socket, &plan, parcel),
+            Order::Copy => {
+                copy(socket, parcel)?;
+                continue;
+            }
+        };
     };
     let message = match ended {
         Ok(message) => message,
         Err(failure) => Message::Failed(failure),
     };
     wire::send(socket, &message, &[], &[])
+}
+
+/// Makes another launcher, which is the builder's child as we are, and whose socket is the one that came along. Returns
+/// in both: where one waits for its next order, the other does for its first.
+fn copy(socket: BorrowedFd<'_>, parcel: wire::Parcel) -> io::Result<()> {
+    let theirs = parcel.fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+    // SAFETY: this process never makes a thread.
+    match unsafe { sys::fork(libc::CLONE_PARENT) }? {
+        Forked::Child => {
+            // Standard input is the socket of either.
+            rustix::stdio::dup2_stdin(theirs)?;
+            let _ = rustix::process::setsid();
+            Ok(())
+        }
+        Forked::Parent { pidfd, .. } => {
+            drop(theirs);
+            wire::send(socket, &Message::Copied, &[], &[pidfd.as_fd()])
+        }
+    }
 }
 
 /// What has to be taken away in the end, however it comes.
@@ -136,6 +167,9 @@ impl Sandbox {
         self.group = plan.cgroup.as_ref().map(Group::create).transpose()?;
         if plan.namespaces.uts == Whose::Own {
             nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
+            if let Some(name) = &plan.domainname {
+                sys::set_domain_name(name).during(|| "setting the domain name".to_owned())?;
+            }
         }
         let tree = tree::build(plan, &mut self.points, self.network.sys.take(), fds, bytes)?;
         let mut pipes = None;
@@ -191,15 +225,16 @@ impl Sandbox {
                 init::run(init, their_status)
             }
             Forked::Parent { pid, pidfd } => {
-                drop((their_status, stdio, tree, entrances, cgroup_namespace));
+                drop((their_status, stdio, entrances, cgroup_namespace));
                 self.network.leave()?;
                 let unmet = self.group.as_ref().map(|group| group.unmet.clone()).unwrap_or_default();
                 let serving = self.serving.take();
-                let mut first = First { socket, pid, pidfd, master, serving, unmet };
+                let mut first = First { socket, pid, pidfd, master, serving, unmet, tree: Some(tree) };
                 match monitor {
                     None => first.wait(File::from(status)),
                     Some(monitor) => {
                         monitor.network = first.serving.take();
+                        monitor.freezer = self.group.as_ref().and_then(Group::freezer);
                         first.live(File::from(status), pipes, monitor)
                     }
                 }
@@ -229,6 +264,9 @@ struct First<'a> {
     /// What is done for its network.
     serving: Option<Serving>,
     unmet: Vec<String>,
+    /// Handles on mounts. Whoever closes the last one on a mount that is attached nowhere waits for the kernel, and the
+    /// program shall not: its copies go as it is executed.
+    tree: Option<Tree>,
 }
 
 /// Our ends of a program's standard input, output and error.
@@ -245,6 +283,7 @@ impl First<'_> {
             let code = self.reap();
             return Err(failure_of(&said, code));
         }
+        let tree = self.tree.take();
         let failed = || "preparing the monitor".to_owned();
         let duplicate = |fd: &OwnedFd| fd.try_clone().during(failed);
         let (stdin, output) = match (self.master.take(), pipes) {
@@ -263,6 +302,7 @@ impl First<'_> {
             self.reap();
             return Err(failure);
         }
+        drop(tree);
         monitor.watch();
         Ok(self.reap())
     }
@@ -315,6 +355,7 @@ impl First<'_> {
                         if said == b"x" {
                             self.started();
                         }
+                        self.tree = None;
                     }
                     Ok(count) => said.extend_from_slice(&more[..count]),
                 }

@@ -102,6 +102,17 @@ fn make_or_join(namespace: Option<&OwnedFd>) -> Result<(), Failure> {
     }
 }
 
+/// Makes a network namespace, or takes the one that is given, and has it connected by a program, if by any. What each of
+/// the programs said comes beside it if none can do it.
+pub(in crate::runtime) fn connected(
+    namespace: Option<&OwnedFd>,
+    network: Option<&UserNetwork>,
+) -> Result<(OwnedFd, Option<Result<Connection, String>>), Failure> {
+    let scout = Scout::send(namespace)?;
+    let connection = network.map(|network| Connection::first(network, scout.pid));
+    Ok((scout.recall().0, connection))
+}
+
 /// What the scout says, with the namespace and perhaps `/sys` beside it.
 #[derive(Serialize, Deserialize)]
 struct Report(Result<(), Failure>);
@@ -118,7 +129,8 @@ impl Scout {
     fn send(namespace: Option<&OwnedFd>) -> Result<Self, Failure> {
         let failed = || "visiting the sandbox's network".to_owned();
         let (socket, theirs) = UnixStream::pair().during(failed)?;
-        // SAFETY: the launcher has one thread, so nothing is locked by another in the copy.
+        // SAFETY: nothing is locked by another thread in the copy: the launcher has none, and the keeper's sleeps in
+        // the kernel.
         let pid = unsafe { libc::fork() };
         if pid < 0 {
             return Err(io::Error::last_os_error()).during(failed);
@@ -190,12 +202,18 @@ fn reap(pid: i32) {
     {}
 }
 
-/// The program that connects the network. Dropped, it ends; the kernel ends it with the launcher.
-struct Connection(Child);
+/// The program that connects the network. Dropped, it ends; the kernel ends it with the thread that started it.
+pub(in crate::runtime) struct Connection(Child);
 
 impl Connection {
     /// Starts one for the namespace that `pid` is in, and waits until it says that all is ready.
     fn new(network: &UserNetwork, pid: i32) -> Result<Self, Failure> {
+        Self::first(network, pid)
+            .map_err(|why| Failure::new(FailureKind::Setup, format!("connecting the network: {why}"), 0))
+    }
+
+    /// As [`Connection::new`], with what each of the programs said if none can do it.
+    fn first(network: &UserNetwork, pid: i32) -> Result<Self, String> {
         let mut failures = Vec::new();
         for program in &network.programs {
             if !network.forwards.is_empty() && !program.forwards() {
@@ -210,8 +228,12 @@ impl Connection {
         if failures.is_empty() {
             failures.push("there is neither pasta nor slirp4netns".to_owned());
         }
-        let what = format!("connecting the network: {}", failures.join("; "));
-        Err(Failure::new(FailureKind::Setup, what, 0))
+        Err(failures.join("; "))
+    }
+
+    /// Waits until it has ended, by whatever.
+    pub(in crate::runtime) fn wait(&mut self) {
+        let _ = self.0.wait();
     }
 
     fn start(program: &Program, network: &UserNetwork, pid: i32) -> Result<Self, String> {
@@ -227,7 +249,7 @@ impl Connection {
             .stdin(Stdio::null())
             .stdout(theirs)
             .stderr(said.try_clone().map_err(text)?);
-        let launcher = rustix::process::getpid();
+        let parent = rustix::process::getpid();
         // SAFETY: what runs between fork and exec makes system calls only.
         unsafe {
             command.pre_exec(move || {
@@ -236,7 +258,7 @@ impl Connection {
                 }
                 // It may have died before it could be a signal.
                 match rustix::process::getppid() {
-                    Some(parent) if parent == launcher => Ok(()),
+                    Some(ours) if ours == parent => Ok(()),
                     _ => Err(io::ErrorKind::BrokenPipe.into()),
                 }
             });

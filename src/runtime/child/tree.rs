@@ -35,8 +35,17 @@ pub(super) struct Mask {
     /// A handle that is known to be the null device. `/dev/null` of the sandbox could be anything
     /// (CVE-2025-31133).
     null: OwnedFd,
-    /// An empty, read-only directory.
+    /// An empty, read-only directory, as a mount.
     empty: OwnedFd,
+}
+
+/// What lies on top of the host's `/dev` in this mount namespace. What is cloned must be attached in it, for kernels
+/// before 6.15 clone nothing else; there it is in nobody's way, and goes when the host's tree does.
+struct Shelf {
+    /// Where the files that cover the image's live.
+    private: OwnedFd,
+    files: usize,
+    mask: Mask,
 }
 
 /// A new file system, detached.
@@ -63,40 +72,37 @@ pub(super) fn build(
     // Nothing mounted from here on shall show in the namespace that this one was copied from.
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
-    // Devices and masks come from the host's `/dev`, and must be opened before it is out of reach.
-    let null = null_device().during(|| "opening `/dev/null`".to_owned())?;
+    // Devices and masks come from the host's `/dev`, which will be covered.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let host_dev = rustix::fs::open("/dev", flags, Mode::empty()).during(|| "opening `/dev`".to_owned())?;
     let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .during(|| "opening `/`".to_owned())?;
     sys::attach(points.root(), &slash).during(|| "mounting the root file system".to_owned())?;
-    let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    let empty = new_mount("tmpfs", &[("size", "4k"), ("mode", "755")], inert | ATTR_RDONLY)
-        .during(|| "making an empty directory".to_owned())?;
     let mut build = Build {
         points,
         plan,
         fds,
         bytes,
         sys,
+        host_dev,
+        shelf: None,
         proc_point: None,
         dev: None,
         pts: None,
-        private: None,
-        files: 0,
-        mask: Mask { null, empty },
     };
     for step in &plan.steps {
         build.step(step)?;
     }
-    for path in &plan.masks.others {
-        build.mask.hide(build.points.root(), path)?;
-    }
     let missing = |what: &str| Failure::new(FailureKind::Setup, format!("the plan lacks `{what}`"), 0);
     let tree = Tree {
-        proc_point: build.proc_point.ok_or_else(|| missing("/proc"))?,
-        mask: build.mask,
-        pts: build.pts.ok_or_else(|| missing("/dev/pts"))?,
-        dev: build.dev.ok_or_else(|| missing("/dev"))?,
+        proc_point: build.proc_point.take().ok_or_else(|| missing("/proc"))?,
+        pts: build.pts.take().ok_or_else(|| missing("/dev/pts"))?,
+        dev: build.dev.take().ok_or_else(|| missing("/dev"))?,
+        mask: build.into_mask()?,
     };
+    for path in &plan.masks.others {
+        tree.mask.hide(points.root(), path)?;
+    }
     if plan.read_only {
         sys::mount_setattr(points.root().as_fd(), ATTR_RDONLY, false)
             .during(|| "making the root file system read-only".to_owned())?;
@@ -117,15 +123,9 @@ fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
     sys::set_propagation(mount.as_fd(), kind, recursive)
 }
 
-/// `/dev/null`, by what it is and not by what it is called.
-fn null_device() -> io::Result<OwnedFd> {
-    host_device("null", FileType::CharacterDevice, 1, 3)
-}
-
-/// A detached mount of a device of the host.
-fn host_device(name: &str, kind: FileType, major: u32, minor: u32) -> io::Result<OwnedFd> {
-    let path = CString::new(format!("/dev/{name}"))?;
-    let device = sys::clone_tree(CWD, &path, false)?;
+/// A handle on a device of the host: by what it is, and not only by what it is called.
+fn device_of(dev: &OwnedFd, path: &str, kind: FileType, major: u32, minor: u32) -> io::Result<OwnedFd> {
+    let device = rustix::fs::openat(dev, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let stat = rustix::fs::fstat(&device)?;
     let is_device = FileType::from_raw_mode(stat.st_mode) == kind;
     if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
@@ -134,19 +134,51 @@ fn host_device(name: &str, kind: FileType, major: u32, minor: u32) -> io::Result
     Ok(device)
 }
 
+/// Mounts what `from` is a handle of on `point` too.
+fn bind(from: &OwnedFd, point: &OwnedFd) -> io::Result<()> {
+    sys::attach(&sys::clone_tree(from, c"", false)?, point)
+}
+
+impl Shelf {
+    fn new(host_dev: &OwnedFd) -> io::Result<Self> {
+        let null = device_of(host_dev, "null", FileType::CharacterDevice, 1, 3)?;
+        let private = new_mount("tmpfs", &[("mode", "700")], ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+        rustix::fs::mkdirat(&private, "empty", Mode::from_raw_mode(0o755))?;
+        sys::attach(&private, host_dev)?;
+        let empty = sys::clone_tree(&private, c"empty", false)?;
+        sys::mount_setattr(empty.as_fd(), ATTR_RDONLY, false)?;
+        sys::attach(&empty, host_dev)?;
+        Ok(Self { private, files: 0, mask: Mask { null, empty } })
+    }
+
+    /// A file in memory, as a detached mount.
+    fn file(&mut self, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
+        let name = CString::new(self.files.to_string())?;
+        self.files += 1;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let created = rustix::fs::openat(&self.private, &name, flags, Mode::from_raw_mode(0o600))?;
+        let mut file = File::from(created);
+        file.write_all(contents)?;
+        if (uid, gid) != (0, 0) {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
+        sys::clone_tree(&self.private, &name, false)
+    }
+}
+
 struct Build<'a> {
     points: &'a mut Points,
     plan: &'a Plan,
     fds: &'a mut [Option<OwnedFd>],
     bytes: &'a [u8],
     sys: Option<OwnedFd>,
+    host_dev: OwnedFd,
+    /// Made when it is first needed, which the plan has after the last device of the host.
+    shelf: Option<Shelf>,
     proc_point: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
-    /// Where the files that cover the image's live.
-    private: Option<OwnedFd>,
-    files: usize,
-    mask: Mask,
 }
 
 impl Build<'_> {
@@ -188,7 +220,8 @@ impl Build<'_> {
                 (Some(mount), shape)
             }
             Kind::File { contents, mode, uid, gid } => {
-                let mount = self.file(slice(self.bytes, *contents), *mode, *uid, *gid).during(during)?;
+                let contents = slice(self.bytes, *contents);
+                let mount = self.shelf()?.file(contents, *mode, *uid, *gid).during(during)?;
                 if attributes != 0 {
                     sys::mount_setattr(mount.as_fd(), attributes, false).during(during)?;
                 }
@@ -207,7 +240,7 @@ impl Build<'_> {
                 (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
             }
             Kind::Pts => (Some(devpts(attributes).during(during)?), Shape::Directory),
-            Kind::Mqueue => match mqueue(attributes).during(during)? {
+            Kind::Mqueue => match mqueue(&self.host_dev, attributes).during(during)? {
                 Some(mount) => (Some(mount), Shape::Directory),
                 None => return Ok(()),
             },
@@ -235,12 +268,14 @@ impl Build<'_> {
             Kind::Dev => self.dev = Some(mount),
             Kind::Pts => self.pts = Some(mount),
             Kind::Sys => {
-                for path in &self.plan.masks.sys_hidden {
-                    self.mask.cover(&mount, path)?;
+                let plan = self.plan;
+                let mask = &self.shelf()?.mask;
+                for path in &plan.masks.sys_hidden {
+                    mask.cover(&mount, path)?;
                 }
-                let most = if self.plan.masks.throttle_hidden { 8192 } else { 0 };
+                let most = if plan.masks.throttle_hidden { 8192 } else { 0 };
                 for cpu in 0..most {
-                    if !self.mask.cover(&mount, &format!("devices/system/cpu/cpu{cpu}/thermal_throttle"))? {
+                    if !mask.cover(&mount, &format!("devices/system/cpu/cpu{cpu}/thermal_throttle"))? {
                         break;
                     }
                 }
@@ -261,8 +296,7 @@ impl Build<'_> {
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(dev, name, flags, mode)?;
-        let device = host_device(name, FileType::CharacterDevice, major, minor)?;
-        sys::attach(&device, &point)
+        bind(&device_of(&self.host_dev, name, FileType::CharacterDevice, major, minor)?, &point)
     }
 
     /// A device that not every sandbox has. One that need not be there may fail.
@@ -305,29 +339,24 @@ impl Build<'_> {
             Err(Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
-        let host = host_device(relative, kind, device.major, device.minor)?;
+        let host = device_of(&self.host_dev, relative, kind, device.major, device.minor)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(&parent, name, flags, mode)?;
-        sys::attach(&host, &point)
+        bind(&host, &point)
     }
 
-    /// A file in memory, as a detached mount.
-    fn file(&mut self, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
-        if self.private.is_none() {
-            let attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-            self.private = Some(new_mount("tmpfs", &[("mode", "700")], attributes)?);
+    fn shelf(&mut self) -> Result<&mut Shelf, Failure> {
+        if self.shelf.is_none() {
+            let made =
+                Shelf::new(&self.host_dev).during(|| "making what covers the image's files".to_owned());
+            self.shelf = Some(made?);
         }
-        let private = self.private.as_ref().expect("it was just made");
-        let name = CString::new(self.files.to_string())?;
-        self.files += 1;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(private, &name, flags, Mode::from_raw_mode(0o600))?);
-        file.write_all(contents)?;
-        if (uid, gid) != (0, 0) {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
-        sys::clone_tree(private, &name, false)
+        Ok(self.shelf.as_mut().expect("it was just made"))
+    }
+
+    fn into_mask(mut self) -> Result<Mask, Failure> {
+        self.shelf()?;
+        Ok(self.shelf.expect("it was just made").mask)
     }
 }
 
@@ -384,10 +413,10 @@ fn sysfs(made: Option<OwnedFd>, attributes: u64) -> io::Result<OwnedFd> {
 
 /// The queues of the sandbox's ipc namespace. An ordinary user may not mount the host's; what the host has there is
 /// the same, if it has them anywhere.
-fn mqueue(attributes: u64) -> io::Result<Option<OwnedFd>> {
+fn mqueue(host_dev: &OwnedFd, attributes: u64) -> io::Result<Option<OwnedFd>> {
     match new_mount("mqueue", &[], attributes) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            let mount = match sys::clone_tree(CWD, c"/dev/mqueue", true) {
+            let mount = match sys::clone_tree(host_dev, c"mqueue", true) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
                 other => other?,
             };
@@ -415,7 +444,7 @@ impl Mask {
             Shape::Directory => &self.empty,
             Shape::File => &self.null,
         };
-        sys::attach(sys::clone_tree(cover, c"", false)?, point)
+        bind(cover, point)
     }
 
     /// Hides `path` of a file system that is our own. Gives whether there was anything to hide.

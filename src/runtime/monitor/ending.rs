@@ -56,7 +56,7 @@ impl Monitor {
                 self.tell_of_end();
             }
         }
-        let cleans = self.plan.cleans && !restarts;
+        let cleans = self.plan.cleans && !restarts && !self.kept;
         let patience = Instant::now() + PATIENCE;
         while cleans && self.peers.iter().any(|peer| peer.cleans) && Instant::now() < patience {
             self.turn(Some(patience));
@@ -101,6 +101,7 @@ impl Monitor {
         Ended {
             code: self.state.exit_code,
             restarts: self.state.status == Status::Restarting,
+            kept: self.kept,
             left: Some(self.state.error.clone()).filter(|left| !left.is_empty()),
         }
     }

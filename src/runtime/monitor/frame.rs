@@ -48,10 +48,13 @@ pub enum Request {
     Attach(Streams),
     Signal(i32),
     /// A signal (none for the container's own), and after so many seconds SIGKILL: none for the container's own
-    /// number, negative for never. [`Reply::Ended`] comes when it ended.
+    /// number, negative for never. [`Reply::Ended`] comes when it ended. With `again` the caller will start it again
+    /// at once, so nothing is done that would come after its end.
     Stop {
         signal: Option<i32>,
         timeout: Option<i64>,
+        #[serde(default)]
+        again: bool,
     },
     Resize {
         rows: u16,
@@ -84,6 +87,9 @@ pub struct Ended {
     pub code: i32,
     /// Whether it will be started again.
     pub restarts: bool,
+    /// Whether somebody stopped it who starts it again, so that it stays even if it was to be removed.
+    #[serde(default)]
+    pub kept: bool,
     /// What could not be cleaned up.
     pub left: Option<String>,
 }

@@ -256,7 +256,9 @@ impl Running {
                 Some((status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), None))
             }
             Ok(Some((Message::Failed(failure), _))) => Some((-1, Some(failure.what))),
-            Ok(None) | Err(_) => Some((-1, Some("the check could not be run".to_owned()))),
+            Ok(None | Some((Message::Copied, _))) | Err(_) => {
+                Some((-1, Some("the check could not be run".to_owned())))
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use super::peer::Peer;
 use super::signals::Signals;
 use super::spec::LifePlan;
 use super::state::{self, State, Status};
+use crate::runtime::child::Freezer;
 use crate::runtime::network::Serving;
 use crate::runtime::plan::{Bytes, Process};
 use crate::runtime::sys;
@@ -32,6 +33,8 @@ const CLIENTS: usize = 200;
 const INPUT: usize = 64 << 10;
 /// What is read at once.
 const CHUNK: usize = 32 << 10;
+/// A program that runs for longer is waited for with as little memory as can be. For others that is not worth it.
+const MOMENT: Duration = Duration::from_millis(50);
 /// A pipe holds no more than this, so what comes after the program's end is somebody else's.
 const LEFT_OVER: usize = 2 << 20;
 
@@ -64,6 +67,8 @@ pub(in crate::runtime) struct Monitor {
     pub(super) stopping: bool,
     /// Whether a client has done what comes after the end.
     pub(super) cleaned: bool,
+    /// Whether who had it stopped starts it again: then that is no end after which it would be removed.
+    pub(super) kept: bool,
     /// Whether it was asked to stop, which is told apart from a signal by hand.
     pub(super) stopped: bool,
     listener: UnixListener,
@@ -73,6 +78,8 @@ pub(in crate::runtime) struct Monitor {
     running: Option<Running>,
     /// What is done for its network while the program runs.
     pub(in crate::runtime) network: Option<Serving>,
+    /// Lets the program go on where it was stopped in its tracks.
+    pub(in crate::runtime) freezer: Option<Freezer>,
     kill_at: Option<Instant>,
 }
 
@@ -153,6 +160,7 @@ impl Monitor {
             peers: Vec::new(),
             stopping: false,
             cleaned: false,
+            kept: false,
             stopped: false,
             listener,
             log,
@@ -160,6 +168,7 @@ impl Monitor {
             signals: None,
             running: None,
             network: None,
+            freezer: None,
             kill_at: None,
         })
     }
@@ -199,7 +208,6 @@ impl Monitor {
             peer.cleans = self.plan.cleans;
             self.peers.push(peer);
         }
-        memory::give_back();
         Ok(())
     }
 
@@ -211,7 +219,15 @@ impl Monitor {
     /// Serves until the program has ended, and everything that it wrote is in the log and on its way to clients.
     /// Who reaps it does so then.
     pub(in crate::runtime) fn watch(&mut self) {
-        while !self.turn(None) {}
+        let moment = Instant::now() + MOMENT;
+        let mut ended = false;
+        while !ended && Instant::now() < moment {
+            ended = self.turn(Some(moment));
+        }
+        if !ended {
+            memory::give_back();
+            while !self.turn(None) {}
+        }
         self.drain();
         self.running = None;
         self.health = None;
@@ -488,8 +504,9 @@ impl Monitor {
                 true => Reply::Done,
                 false => refuse("there is no such signal"),
             },
-            Request::Stop { signal, timeout } => {
+            Request::Stop { signal, timeout, again } => {
                 self.stopping = true;
+                self.kept = again;
                 self.state.stopped_by_hand = true;
                 if running {
                     self.stopped = true;
@@ -567,8 +584,19 @@ impl Monitor {
         if self.signals.as_mut().is_some_and(Signals::ask_for_end) {
             self.stopping = true;
             if self.running.is_some() {
+                self.thaw();
                 self.stop(self.plan.stop_signal, self.plan.stop_timeout);
             }
+        }
+    }
+
+    /// What was stopped in its tracks cannot end in order.
+    fn thaw(&mut self) {
+        let thawed = self.freezer.as_ref().is_some_and(|freezer| freezer.thaw().is_ok());
+        if self.state.status == Status::Paused && thawed {
+            self.state.status = Status::Running;
+            self.save();
+            self.event("unpause", &[]);
         }
     }
 

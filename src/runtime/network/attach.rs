@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::folder::{Folder, Locked, Members, read_member};
+use super::ground::Ground;
 use super::links::{self, Mac, Peer};
 use super::model::{Bridge, DEFAULT_DEVICE, DEFAULT_NETWORK, Member, MemberEndpoint, Pool, mac_of};
 use super::namespace::{self, Namespace};
@@ -15,18 +16,20 @@ use super::netlink::Socket;
 use super::pool::{first_host, free_address, free_subnet, is_host};
 use super::ports::{self, Mapping};
 use super::services::{Resolver, Services};
+use super::yard::Yard;
 use super::{NetworkError, doing, rules};
 use crate::digest::Digest;
 use crate::runtime::monitor::Joined;
 
-/// Where the machine's networks are written down, and what changes the firewall. Bridges are made in the network
-/// namespace of the calling thread.
+/// Where the machine's networks are written down, and what changes the firewall.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// `/run/stave`, or a folder like it of the user's.
     pub runtime: PathBuf,
     /// The program `nft`, if there is one.
     pub nft: Option<PathBuf>,
+    /// Where an ordinary user's bridges are; root's are in the network namespace of the calling thread.
+    pub yard: Option<Yard>,
 }
 
 /// What a container wants of the network.
@@ -60,6 +63,8 @@ pub struct Attached {
     pub member: Member,
     /// Must be held for as long as the container lives.
     pub services: Services,
+    /// Why it reaches nothing outside, where that is not as it should be.
+    pub unconnected: Option<String>,
 }
 
 impl Machine {
@@ -69,8 +74,8 @@ impl Machine {
     /// [`NetworkError`]; then nothing is left of it but bridges.
     pub fn attach(&self, wanted: Wanted) -> Result<Attached, NetworkError> {
         let mut inside = Namespace::make().map_err(doing("make a network namespace"))?;
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
+        let mut host = Ground::new(self.yard.as_ref().map(Yard::make).transpose()?)?;
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         let mut members = self.members(&locked, &mut host)?;
         let held = locked
@@ -93,11 +98,12 @@ impl Machine {
         member.ports = published;
         locked.write_member(&member).map_err(doing("take part in networks"))?;
         members.push(member.clone());
-        if changed || !rules::is_there() {
+        if changed || !rules_are_there(&host)? {
             self.apply_rules(&locked, &mut host, &members)?;
         }
         let services = Services {
             host: namespace::own().map_err(doing("open the network namespace"))?,
+            ground: host.to_hold().map_err(doing("open the network namespace"))?,
             namespace: inside.fd.try_clone().map_err(doing("open the network namespace"))?,
             folder: folder.handle().map_err(doing("open the networks' folder"))?,
             held,
@@ -105,7 +111,9 @@ impl Machine {
             listeners,
             resolver: wanted.resolver,
         };
-        Ok(Attached { namespace: inside.fd, member, services })
+        let leads_out = member.endpoints.iter().any(|endpoint| !endpoint.internal);
+        let unconnected = host.unconnected().filter(|_| leads_out).map(str::to_owned);
+        Ok(Attached { namespace: inside.fd, member, services, unconnected })
     }
 
     /// Brings a running container into one more network.
@@ -118,8 +126,8 @@ impl Machine {
         namespace: BorrowedFd<'_>,
         place: &Place,
     ) -> Result<MemberEndpoint, NetworkError> {
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
+        let mut host = self.ground()?.ok_or(NetworkError::NotAMember)?;
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         let mut members = self.members(&locked, &mut host)?;
         let at = members.iter().position(|member| member.id == id).ok_or(NetworkError::NotAMember)?;
@@ -141,7 +149,7 @@ impl Machine {
         route(&mut inside, &member)?;
         locked.write_member(&member).map_err(doing("take part in networks"))?;
         members[at] = member;
-        if made || !rules::is_there() {
+        if made || !rules_are_there(&host)? {
             self.apply_rules(&locked, &mut host, &members)?;
         }
         Ok(endpoint)
@@ -152,8 +160,8 @@ impl Machine {
     /// # Errors
     /// [`NetworkError`].
     pub fn disconnect(&self, id: &str, namespace: BorrowedFd<'_>, network: &str) -> Result<(), NetworkError> {
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
+        let mut host = self.ground()?.ok_or(NetworkError::NotAMember)?;
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         let mut members = self.members(&locked, &mut host)?;
         let at = members.iter().position(|member| member.id == id).ok_or(NetworkError::NotAMember)?;
@@ -164,7 +172,7 @@ impl Machine {
             .position(|endpoint| endpoint.joined.network == network)
             .ok_or_else(|| NetworkError::NotConnected(network.to_owned()))?;
         let endpoint = member.endpoints.remove(endpoint);
-        links::delete(&mut host, &endpoint.outside).map_err(doing("take a device away"))?;
+        links::delete(&mut host.route, &endpoint.outside).map_err(doing("take a device away"))?;
         let mut inside =
             namespace::within(namespace, Socket::route).map_err(doing("enter the container's network"))?;
         route(&mut inside, member)?;
@@ -181,8 +189,8 @@ impl Machine {
     /// # Errors
     /// [`NetworkError::Active`] while somebody is in it.
     pub fn remove(&self, bridge: &Bridge) -> Result<(), NetworkError> {
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
+        let Some(mut host) = self.ground()? else { return Ok(()) };
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         let members = self.members(&locked, &mut host)?;
         let inside = |member: &&Member| member.endpoints.iter().any(|one| one.bridge == bridge.device);
@@ -193,9 +201,9 @@ impl Machine {
         let known = locked.bridge(&bridge.device).map_err(doing("read the networks"))?;
         // A device that was there before us, or is another network's by now, stays.
         if known.is_some_and(|known| known.network_id == bridge.network_id) {
-            links::delete(&mut host, &bridge.device).map_err(doing("take a bridge away"))?;
+            links::delete(&mut host.route, &bridge.device).map_err(doing("take a bridge away"))?;
             locked.forget_bridge(&bridge.device).map_err(doing("forget a bridge"))?;
-            if rules::is_there() {
+            if rules_are_there(&host)? {
                 self.apply_rules(&locked, &mut host, &members)?;
             }
         }
@@ -207,7 +215,8 @@ impl Machine {
     /// # Errors
     /// What the file system gives. A container that does not run is fine.
     pub fn rename(&self, id: &str, new: &str) -> Result<(), NetworkError> {
-        let folder = self.folder()?;
+        let Some(host) = self.ground()? else { return Ok(()) };
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         let handle = folder.handle().map_err(doing("open the networks' folder"))?;
         let Some(mut member) = read_member(&handle, id).map_err(doing("read the networks"))? else {
@@ -227,7 +236,8 @@ impl Machine {
     /// # Errors
     /// What the file system gives.
     pub fn member(&self, id: &str) -> Result<Option<Member>, NetworkError> {
-        let folder = self.folder()?.handle().map_err(doing("open the networks' folder"))?;
+        let Some(host) = self.ground()? else { return Ok(None) };
+        let folder = self.folder(&host)?.handle().map_err(doing("open the networks' folder"))?;
         match super::folder::is_id(id) && super::folder::is_alive(&folder, id) {
             true => read_member(&folder, id).map_err(doing("read the networks")),
             false => Ok(None),
@@ -239,11 +249,13 @@ impl Machine {
     /// # Errors
     /// What the file system gives.
     pub fn all_members(&self) -> Result<Vec<Member>, NetworkError> {
-        // Whoever only looks makes nothing, and an ordinary user may not be able to.
-        let found =
-            Folder::find(&self.runtime).map_err(doing(format!("use `{}`", self.runtime.display())))?;
-        let Some(folder) = found else { return Ok(Vec::new()) };
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
+        // Whoever only looks makes nothing, and may not be able to.
+        let Some(mut host) = self.ground()? else { return Ok(Vec::new()) };
+        let used = |source| NetworkError::Io(format!("use `{}`", self.runtime.display()), source);
+        let folder = Folder::at(&self.runtime, host.inode().map_err(used)?);
+        if !folder.is_there().map_err(used)? {
+            return Ok(Vec::new());
+        }
         let locked = folder.lock().map_err(doing("lock the networks"))?;
         self.members(&locked, &mut host)
     }
@@ -253,12 +265,13 @@ impl Machine {
     /// # Errors
     /// What the kernel gives.
     pub fn subnets_in_use(&self) -> Result<Vec<IpNet>, NetworkError> {
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
-        let locked = folder.lock().map_err(doing("lock the networks"))?;
-        let mut taken = links::routes(&mut host).map_err(doing("list the routes"))?;
-        for bridge in locked.bridges().map_err(doing("read the networks"))? {
-            taken.extend([bridge.ipv4, bridge.ipv6].into_iter().flatten().map(|pool| pool.subnet));
+        let mut taken = self.routes()?;
+        if let Some(host) = self.ground()? {
+            let folder = self.folder(&host)?;
+            let locked = folder.lock().map_err(doing("lock the networks"))?;
+            for bridge in locked.bridges().map_err(doing("read the networks"))? {
+                taken.extend([bridge.ipv4, bridge.ipv6].into_iter().flatten().map(|pool| pool.subnet));
+            }
         }
         Ok(taken)
     }
@@ -268,14 +281,41 @@ impl Machine {
     /// # Errors
     /// [`NetworkError::NoSubnet`], and what the kernel gives.
     pub fn default_bridge(&self) -> Result<Bridge, NetworkError> {
-        let mut host = Socket::route().map_err(doing("open a netlink socket"))?;
-        let folder = self.folder()?;
+        let Some(mut host) = self.ground()? else {
+            let subnet = IpNet::V4(free_subnet(&self.routes()?).ok_or(NetworkError::NoSubnet)?);
+            return Ok(default_bridge_at(subnet, first_host(&subnet)));
+        };
+        let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
-        default_bridge(&locked, &mut host)
+        self.default_of(&locked, &mut host)
     }
 
-    fn folder(&self) -> Result<Folder, NetworkError> {
-        Folder::open(&self.runtime).map_err(doing(format!("use `{}`", self.runtime.display())))
+    /// Whether bridges are in a namespace of the user's, from which the machine's own addresses are not reached.
+    pub fn is_apart(&self) -> bool {
+        self.yard.is_some()
+    }
+
+    /// Where bridges are, if they can be anywhere yet.
+    fn ground(&self) -> Result<Option<Ground>, NetworkError> {
+        match &self.yard {
+            None => Ground::new(None).map(Some),
+            Some(yard) => yard.find()?.map(|found| Ground::new(Some(found))).transpose(),
+        }
+    }
+
+    /// Where routes lead, of the machine and of where bridges are.
+    fn routes(&self) -> Result<Vec<IpNet>, NetworkError> {
+        let listing = || doing("list the routes");
+        let mut taken = Socket::route().and_then(|mut host| links::routes(&mut host)).map_err(listing())?;
+        if let (true, Some(mut ground)) = (self.is_apart(), self.ground()?) {
+            taken.extend(links::routes(&mut ground.route).map_err(listing())?);
+        }
+        Ok(taken)
+    }
+
+    fn folder(&self, host: &Ground) -> Result<Folder, NetworkError> {
+        let opened = host.inode().and_then(|inode| Folder::open(&self.runtime, inode));
+        opened.map_err(doing(format!("use `{}`", self.runtime.display())))
     }
 
     /// Takes away what dead containers left: whose ports led to them would lead to whoever has their address next.
@@ -288,13 +328,13 @@ impl Machine {
 
     /// Everybody who lives. Devices and rules of the dead are gone afterwards, and only then are they forgotten:
     /// whoever is killed on the way, or fails later, leaves nothing that nobody knows of.
-    fn members(&self, locked: &Locked<'_>, host: &mut Socket) -> Result<Vec<Member>, NetworkError> {
+    fn members(&self, locked: &Locked<'_>, host: &mut Ground) -> Result<Vec<Member>, NetworkError> {
         let Members { living, dead, devices, stale } =
             locked.members().map_err(doing("read the networks"))?;
         for device in &devices {
-            links::delete(host, device).map_err(doing("take a device away"))?;
+            links::delete(&mut host.route, device).map_err(doing("take a device away"))?;
         }
-        if stale && rules::is_there() {
+        if stale && rules_are_there(host)? {
             self.apply_rules(locked, host, &living)?;
         }
         for id in &dead {
@@ -307,15 +347,15 @@ impl Machine {
     fn bridge(
         &self,
         locked: &Locked<'_>,
-        host: &mut Socket,
+        host: &mut Ground,
         wanted: Option<&Bridge>,
     ) -> Result<(Bridge, bool), NetworkError> {
         let bridge = match wanted {
             Some(bridge) => bridge.clone(),
-            None => default_bridge(locked, host)?,
+            None => self.default_of(locked, host)?,
         };
         let known = locked.bridge(&bridge.device).map_err(doing("read the networks"))?;
-        let found = links::find(host, &bridge.device).map_err(doing("look for a bridge"))?;
+        let found = links::find(&mut host.route, &bridge.device).map_err(doing("look for a bridge"))?;
         if found.is_some() && known.as_ref() == Some(&bridge) {
             return Ok((bridge, false));
         }
@@ -329,19 +369,22 @@ impl Machine {
                     let digits = std::str::from_utf8(digits).expect("hexadecimal digits");
                     *byte = u8::from_str_radix(digits, 16).expect("hexadecimal digits");
                 }
-                links::add_bridge(host, &bridge.device, mac, bridge.mtu).map_err(doing("make"))?
+                links::add_bridge(&mut host.route, &bridge.device, mac, bridge.mtu).map_err(doing("make"))?
             }
         };
-        set_up_bridge(&bridge);
-        if !bridge.internal {
-            forward(bridge.ipv6.is_some())?;
-        }
+        host.within(|| {
+            set_up_bridge(&bridge);
+            match bridge.internal {
+                true => Ok(()),
+                false => forward(bridge.ipv6.is_some()),
+            }
+        })?;
         for pool in [&bridge.ipv4, &bridge.ipv6].into_iter().flatten() {
             let address =
                 IpNet::new(pool.gateway, pool.subnet.prefix_len()).expect("its own subnet's length");
-            links::add_address(host, index, address).map_err(doing("give an address to"))?;
+            links::add_address(&mut host.route, index, address).map_err(doing("give an address to"))?;
         }
-        links::set_up(host, index).map_err(doing("bring up"))?;
+        links::set_up(&mut host.route, index).map_err(doing("bring up"))?;
         locked.write_bridge(&bridge).map_err(doing("remember"))?;
         Ok((bridge, true))
     }
@@ -349,45 +392,51 @@ impl Machine {
     fn apply_rules(
         &self,
         locked: &Locked<'_>,
-        host: &mut Socket,
+        host: &mut Ground,
         members: &[Member],
     ) -> Result<(), NetworkError> {
         let mut there = Vec::new();
         for bridge in locked.bridges().map_err(doing("read the networks"))? {
-            match links::find(host, &bridge.device).map_err(doing("look for a bridge"))? {
+            match links::find(&mut host.route, &bridge.device).map_err(doing("look for a bridge"))? {
                 Some(_) => there.push(bridge),
                 // Somebody took it away; whoever needs it makes it again.
                 None => locked.forget_bridge(&bridge.device).map_err(doing("forget a bridge"))?,
             }
         }
-        rules::apply(self.nft.as_deref(), &rules::table(&there, members))
+        let table = rules::table(&there, members);
+        host.within(|| rules::apply(self.nft.as_deref(), &table))
+    }
+
+    /// The default network as it is, or as it would be made now.
+    fn default_of(&self, locked: &Locked<'_>, host: &mut Ground) -> Result<Bridge, NetworkError> {
+        if let Some(known) = locked.bridge(DEFAULT_DEVICE).map_err(doing("read the networks"))? {
+            return Ok(known);
+        }
+        let found = links::find(&mut host.route, DEFAULT_DEVICE).map_err(doing("look for a bridge"))?;
+        if let Some(index) = found {
+            // What is known of it was lost, but it is there, with an address.
+            let addresses = links::addresses(&mut host.route, index).map_err(doing("list addresses"))?;
+            if let Some(address) = addresses.into_iter().find(|address| address.addr().is_ipv4()) {
+                return Ok(default_bridge_at(address.trunc(), address.addr()));
+            }
+        }
+        let mut taken = self.routes()?;
+        for bridge in locked.bridges().map_err(doing("read the networks"))? {
+            taken.extend(bridge.ipv4.map(|pool| pool.subnet));
+        }
+        let subnet = IpNet::V4(free_subnet(&taken).ok_or(NetworkError::NoSubnet)?);
+        Ok(default_bridge_at(subnet, first_host(&subnet)))
     }
 }
 
-fn default_bridge(locked: &Locked<'_>, host: &mut Socket) -> Result<Bridge, NetworkError> {
-    if let Some(known) = locked.bridge(DEFAULT_DEVICE).map_err(doing("read the networks"))? {
-        return Ok(known);
-    }
-    let found = match links::find(host, DEFAULT_DEVICE).map_err(doing("look for a bridge"))? {
-        // What is known of it was lost, but it is there, with an address.
-        Some(index) => links::addresses(host, index)
-            .map_err(doing("list addresses"))?
-            .into_iter()
-            .find(|address| address.addr().is_ipv4()),
-        None => None,
-    };
-    let (subnet, gateway) = match found {
-        Some(address) => (address.trunc(), address.addr()),
-        None => {
-            let mut taken = links::routes(host).map_err(doing("list the routes"))?;
-            for bridge in locked.bridges().map_err(doing("read the networks"))? {
-                taken.extend(bridge.ipv4.map(|pool| pool.subnet));
-            }
-            let subnet = IpNet::V4(free_subnet(&taken).ok_or(NetworkError::NoSubnet)?);
-            (subnet, first_host(&subnet))
-        }
-    };
-    Ok(Bridge {
+/// Whether the firewall has the table.
+fn rules_are_there(host: &Ground) -> Result<bool, NetworkError> {
+    host.within(|| Ok(rules::is_there()))
+}
+
+/// The default network, in a subnet.
+fn default_bridge_at(subnet: IpNet, gateway: IpAddr) -> Bridge {
+    Bridge {
         device: DEFAULT_DEVICE.to_owned(),
         network: DEFAULT_NETWORK.to_owned(),
         network_id: Digest::of(b"stave network bridge").hex(),
@@ -396,7 +445,7 @@ fn default_bridge(locked: &Locked<'_>, host: &mut Socket) -> Result<Bridge, Netw
         internal: false,
         names: false,
         mtu: None,
-    })
+    }
 }
 
 /// Where what a member would have is free, and what it is called.
@@ -477,7 +526,7 @@ fn address(
 
 /// Makes the pair of devices and gives the inner one its addresses.
 fn wire(
-    host: &mut Socket,
+    host: &mut Ground,
     inside: &mut Socket,
     namespace: BorrowedFd<'_>,
     bridge: &Bridge,
@@ -486,19 +535,22 @@ fn wire(
     let doing = |what: &str| doing::<std::io::Error>(format!("{what} the container's network device"));
     let missing = || std::io::Error::from_raw_os_error(libc::ENODEV);
     let device = &endpoint.joined.device;
-    let master = links::find(host, &bridge.device).and_then(|found| found.ok_or_else(missing));
+    let master = links::find(&mut host.route, &bridge.device).and_then(|found| found.ok_or_else(missing));
     let master = master.map_err(doing("find the bridge of"))?;
     let peer = Peer { name: device, namespace, mac: endpoint.joined.mac };
-    let mut made = links::add_pair(host, &endpoint.outside, master, bridge.mtu, &peer);
+    let mut made = links::add_pair(&mut host.route, &endpoint.outside, master, bridge.mtu, &peer);
     if made.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EEXIST)) {
         // The same container's, of a moment ago: the kernel is about to take it away.
-        links::delete(host, &endpoint.outside).map_err(doing("replace"))?;
-        made = links::add_pair(host, &endpoint.outside, master, bridge.mtu, &peer);
+        links::delete(&mut host.route, &endpoint.outside).map_err(doing("replace"))?;
+        made = links::add_pair(&mut host.route, &endpoint.outside, master, bridge.mtu, &peer);
     }
     made.map_err(doing("make"))?;
-    set_ipv6(&endpoint.outside, false);
-    let outside = links::find(host, &endpoint.outside).and_then(|found| found.ok_or_else(missing));
-    links::set_up(host, outside.map_err(doing("find"))?).map_err(doing("bring up"))?;
+    host.within(|| {
+        set_ipv6(&endpoint.outside, false);
+        Ok(())
+    })?;
+    let outside = links::find(&mut host.route, &endpoint.outside).and_then(|found| found.ok_or_else(missing));
+    links::set_up(&mut host.route, outside.map_err(doing("find"))?).map_err(doing("bring up"))?;
     let index = links::find(inside, device).and_then(|found| found.ok_or_else(missing));
     let index = index.map_err(doing("find"))?;
     if bridge.ipv6.is_some() {

@@ -41,10 +41,14 @@ pub(super) struct Locked<'a> {
 }
 
 impl Folder {
-    /// Opens, or makes, the folder of the calling thread's network namespace.
-    pub(super) fn open(runtime: &Path) -> io::Result<Self> {
-        let namespace = rustix::fs::stat("/proc/thread-self/ns/net")?;
-        let path = runtime.join("net").join(namespace.st_ino.to_string());
+    /// The folder of the namespace of this number, whether it is there or not.
+    pub(super) fn at(runtime: &Path, namespace: u64) -> Self {
+        Self { path: runtime.join("net").join(namespace.to_string()) }
+    }
+
+    /// Opens, or makes, the folder of the namespace of this number.
+    pub(super) fn open(runtime: &Path, namespace: u64) -> io::Result<Self> {
+        let Self { path } = Self::at(runtime, namespace);
         if !path.join("members").is_dir() {
             let mut builder = std::fs::DirBuilder::new();
             std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
@@ -55,11 +59,18 @@ impl Folder {
         Ok(Self { path })
     }
 
-    /// The folder, if somebody made it.
-    pub(super) fn find(runtime: &Path) -> io::Result<Option<Self>> {
-        let namespace = rustix::fs::stat("/proc/thread-self/ns/net")?;
-        let path = runtime.join("net").join(namespace.st_ino.to_string());
-        Ok(path.join("members").try_exists()?.then_some(Self { path }))
+    /// Whether somebody made it.
+    pub(super) fn is_there(&self) -> io::Result<bool> {
+        self.path.join("members").try_exists()
+    }
+
+    /// Whether anybody lives there.
+    pub(super) fn has_living(&self) -> io::Result<bool> {
+        if !self.is_there()? {
+            return Ok(false);
+        }
+        let folder = self.handle()?;
+        Ok(names(&self.path.join("alive"))?.iter().any(|id| is_alive(&folder, id)))
     }
 
     pub(super) fn lock(&self) -> io::Result<Locked<'_>> {
@@ -243,10 +254,11 @@ mod tests {
     #[test]
     fn members_are_there_for_as_long_as_somebody_holds_them() {
         let runtime = tempfile::tempdir().unwrap();
-        let folder = Folder::open(runtime.path()).unwrap();
+        let folder = Folder::open(runtime.path(), 7).unwrap();
         let locked = folder.lock().unwrap();
         let held = locked.hold("c1").unwrap().unwrap();
         assert!(locked.hold("c1").unwrap().is_none(), "it lives already");
+        assert!(folder.has_living().unwrap() && !Folder::at(runtime.path(), 8).has_living().unwrap());
         locked.write_member(&member("c1")).unwrap();
         // Somebody died after the first step, and somebody after the second.
         drop(locked.hold("c2").unwrap());
@@ -272,7 +284,7 @@ mod tests {
     #[test]
     fn documents_that_are_none_are_taken_away_with_their_dead() {
         let runtime = tempfile::tempdir().unwrap();
-        let folder = Folder::open(runtime.path()).unwrap();
+        let folder = Folder::open(runtime.path(), 7).unwrap();
         let locked = folder.lock().unwrap();
         std::fs::write(folder.path.join("members/x.json"), b"{").unwrap();
         let found = locked.members().unwrap();

@@ -11,9 +11,14 @@
 //! The starter ([`Machine::attach`]) makes the namespace, takes addresses, binds the ports, and hands all of it over;
 //! the monitor (`Serving`) holds it for as long as the container lives. What they made ends with them: the kernel
 //! takes devices with the namespace, and locks and ports with the monitor. Bridges stay.
+//!
+//! An ordinary user's bridges are in a namespace of the user's, the [`Yard`]; all but the sockets of published ports,
+//! which are the machine's, is made there as it is here for root.
 
 mod attach;
 mod folder;
+mod ground;
+mod keeper;
 mod links;
 mod model;
 mod namespace;
@@ -24,6 +29,7 @@ mod resolv;
 mod rules;
 mod services;
 pub mod user;
+mod yard;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +44,9 @@ pub use pool::{first_host, free_subnet, is_host, local_subnet6, overlap};
 pub use ports::{Listener, Mapping, Protocol};
 pub use resolv::{Dns, Reach, ResolvConf};
 pub use services::{RESOLVER, Resolver, Services};
+pub use yard::Yard;
+
+pub(super) use keeper::{KEEPER_NAME, keep};
 pub(super) use services::{ServicesPlan, Serving};
 
 /// Why a network could not be made or joined.

@@ -63,6 +63,17 @@ impl Message {
         filled
     }
 
+    /// Its bytes, with what only the sender knows.
+    fn finish(self, flags: u16, sequence: u32) -> Vec<u8> {
+        let mut bytes = self.bytes;
+        let length = u32::try_from(bytes.len()).expect("a request is a few hundred bytes");
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        let flags = u16::from_ne_bytes([bytes[6], bytes[7]]) | flags;
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        bytes
+    }
+
     fn put(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(value.len() + 4).expect("an attribute is a name or an address");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
@@ -101,6 +112,24 @@ impl Socket {
         self.answers(|_, _| ())
     }
 
+    /// Has a subsystem of the firewall's do all of it or nothing.
+    pub(super) fn transaction(&mut self, subsystem: u16, messages: Vec<Message>) -> io::Result<()> {
+        const BEGIN: u16 = 0x10;
+        const END: u16 = 0x11;
+        let [high, low] = subsystem.to_be_bytes();
+        let frame = |kind| Message::new(kind, 0, &[0, 0, high, low]);
+        self.sequence = self.sequence.wrapping_add(1);
+        let last = messages.len();
+        let all = std::iter::once(frame(BEGIN)).chain(messages).chain([frame(END)]);
+        let mut bytes = Vec::new();
+        for (at, message) in all.enumerate() {
+            // One acknowledgement will do: all have one number, and the first error is told first.
+            bytes.extend(message.finish(if at == last { NLM_F_ACK } else { 0 }, self.sequence));
+        }
+        rustix::net::send(&self.fd, &bytes, SendFlags::NOSIGNAL)?;
+        self.answers(|_, _| ())
+    }
+
     /// Asks for one thing; `each` is given the kind and the body of what comes before the acknowledgement.
     pub(super) fn get(&mut self, message: Message, each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         self.send(message, NLM_F_ACK)?;
@@ -113,14 +142,9 @@ impl Socket {
         self.answers(each)
     }
 
-    fn send(&mut self, Message { mut bytes }: Message, flags: u16) -> io::Result<()> {
+    fn send(&mut self, message: Message, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(bytes.len()).expect("a request is a few hundred bytes");
-        bytes[..4].copy_from_slice(&length.to_ne_bytes());
-        let flags = u16::from_ne_bytes([bytes[6], bytes[7]]) | flags;
-        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        rustix::net::send(&self.fd, &bytes, SendFlags::NOSIGNAL)?;
+        rustix::net::send(&self.fd, &message.finish(flags, self.sequence), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 

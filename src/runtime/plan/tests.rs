@@ -24,6 +24,7 @@ fn sandbox(args: &[&str]) -> Sandbox {
         mounts: Vec::new(),
         network: Network::Host,
         hostname: "box".to_owned(),
+        domainname: None,
         files: Files { hosts: Some(b"127.0.0.1 localhost\n".to_vec()), ..Files::default() },
         security: Security::default(),
         rlimits: Vec::new(),

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::write::{self, Attributes};
-use super::{CopyError, Spec, has_bytes};
+use super::{CopyError, Earlier, Spec, has_bytes};
 use crate::cache::content::xattrs::{self, Xattrs};
 use crate::cache::content::{Entry, Kind, Root, Tree, blocks, join, shown};
 use crate::root;
@@ -172,10 +172,20 @@ impl Copier<'_> {
             Some(entry) if entry.path.is_empty() => self.open_directory(parent(self.prefix))?,
             _ => self.open_directory(&join(self.prefix, parent_path))?,
         };
-        entries.iter().try_for_each(|entry| self.copy_entry(&directory, entry))
+        let earlier = self.spec.earlier.as_ref().and_then(|earlier| {
+            let destination = OsString::from(root::clean(&self.spec.destination).trim_start_matches('/'));
+            let directory = join(&join(&destination, self.prefix), parent_path);
+            earlier.directory(&directory).map(|directory| (earlier, directory))
+        });
+        entries.iter().try_for_each(|entry| self.copy_entry(&directory, earlier.as_ref(), entry))
     }
 
-    fn copy_entry(&self, directory: &OwnedFd, entry: &Entry) -> Result<(), CopyError> {
+    fn copy_entry(
+        &self,
+        directory: &OwnedFd,
+        earlier: Option<&(&Earlier, OwnedFd)>,
+        entry: &Entry,
+    ) -> Result<(), CopyError> {
         let path = self.target(entry);
         let name = name(&path);
         let directory = directory.as_fd();
@@ -187,6 +197,11 @@ impl Copier<'_> {
         };
         match &entry.kind {
             Kind::File => {
+                if let Some((earlier, from)) = earlier
+                    && earlier.link(from, directory, name, entry, &self.attributes(entry, Xattrs::new()))
+                {
+                    return Ok(());
+                }
                 let source = self.open_source(entry)?;
                 let file = write::create(directory, name, path)?;
                 self.copy_bytes(entry, &source, &file, path)?;
@@ -281,12 +296,12 @@ impl Copier<'_> {
     }
 }
 
-fn parent(path: &OsStr) -> &OsStr {
+pub(super) fn parent(path: &OsStr) -> &OsStr {
     let bytes = path.as_bytes();
     OsStr::from_bytes(&bytes[..bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0)])
 }
 
-fn name(path: &OsStr) -> &OsStr {
+pub(super) fn name(path: &OsStr) -> &OsStr {
     let bytes = path.as_bytes();
     OsStr::from_bytes(&bytes[bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1)..])
 }

@@ -21,13 +21,17 @@ use crate::llb::{CopyAction, CopySource};
 use crate::pattern;
 
 mod destination;
+mod earlier;
 mod entries;
+mod lend;
 pub mod mode;
 #[cfg(test)]
 mod tests;
 mod unpack;
 mod write;
 
+pub use earlier::Earlier;
+pub use lend::{lend, lend_accounts, lend_directory, needs_view};
 pub use mode::{Chmod, ModeError};
 
 /// What is copied.
@@ -56,6 +60,8 @@ pub struct Spec {
     pub time: Option<SystemTime>,
     /// How many bytes an archive may hold when it is decompressed.
     pub unpack_limit: u64,
+    /// What the same copy made before, if that is known.
+    pub earlier: Option<Earlier>,
 }
 
 /// What archives may hold unless somebody says otherwise: more than any sane one, less than what a
@@ -73,6 +79,7 @@ impl Spec {
             parents: false,
             time: None,
             unpack_limit: UNPACK_LIMIT,
+            earlier: None,
         }
     }
 

@@ -6,6 +6,9 @@ use super::*;
 use crate::cache::content::{self, StatCache};
 use crate::pattern::Patterns;
 use crate::root;
+use crate::store::layer::Marks;
+use crate::store::layer::ground::Ground;
+use crate::store::layer::stack::{Plane, Stack};
 
 mod archives;
 
@@ -58,6 +61,7 @@ fn action(source: &str, destination: &str) -> Action {
             time: None,
             parents: false,
             unpack_limit: UNPACK_LIMIT,
+            earlier: None,
         },
         selector: Selector { wildcards: pattern::has_wildcard(source), ..Selector::path(source) },
     }
@@ -108,8 +112,39 @@ impl Trees {
     }
 
     fn run_listed(&self, tree: &Tree, listing: &Listing, action: &Action) -> Result<(), CopyError> {
+        let source = Source::Tree { tree, listing };
+        let grounded = (!needs_view(source, &action.spec)).then(|| self.run_grounded(source, &action.spec));
         let target = root::open_ambient_dir(self.target.path()).unwrap();
-        copy(Source::Tree { tree, listing }, target.as_fd(), &action.spec)
+        let outcome = copy(source, target.as_fd(), &action.spec);
+        if let Some((folder, grounded)) = grounded {
+            let message =
+                |outcome: &Result<(), CopyError>| outcome.as_ref().map_err(ToString::to_string).err();
+            assert_eq!(message(&grounded), message(&outcome), "on the ground as in the tree itself");
+            if outcome.is_ok() {
+                assert_eq!(shown(&folder.path().join("base")), self.shown());
+            }
+        }
+        outcome
+    }
+
+    /// The same copy into a layer of its own over a copy of the target, and then that layer put over the copy.
+    fn run_grounded(&self, source: Source<'_>, spec: &Spec) -> (tempfile::TempDir, Result<(), CopyError>) {
+        let folder = tempfile::tempdir().unwrap();
+        shell(folder.path(), "mkdir upper");
+        let base = folder.path().join("base");
+        let copied = Command::new("cp").arg("-a").arg(self.target.path()).arg(base).status().unwrap();
+        assert!(copied.success());
+        let plane = Plane::new("base".into(), &[]);
+        let stack = Stack::new(root::open_ambient_dir(folder.path()).unwrap(), vec![plane], Marks::User);
+        let upper = root::open_ambient_dir(folder.path().join("upper")).unwrap();
+        let mut ground = Ground::new(upper, stack).unwrap();
+        let outcome = lend(&mut ground, source, spec).and_then(|()| copy(source, ground.fd(), spec));
+        ground.give_back().unwrap();
+        if outcome.is_ok() {
+            // Not `cp -a`, which leaves directories their special bits.
+            shell(folder.path(), "tar -C upper -cf - . | tar -C base -xpf -");
+        }
+        (folder, outcome)
     }
 
     fn run(&self, action: Action) {
@@ -120,41 +155,93 @@ impl Trees {
         self.run_from(&self.local(), &action).unwrap_err().to_string()
     }
 
-    /// The target as text, a line each: mode, owner, `@` where the time is the source's, path, and
-    /// what a file holds or a link says.
     fn shown(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut todo = vec![self.target.path().to_owned()];
-        while let Some(directory) = todo.pop() {
-            for entry in std::fs::read_dir(&directory).unwrap() {
-                let path = entry.unwrap().path();
-                let metadata = path.symlink_metadata().unwrap();
-                let kind = metadata.file_type();
-                let old = if metadata.mtime() == 1_577_836_800 { "@" } else { "" };
-                let name = path.strip_prefix(self.target.path()).unwrap().display().to_string();
-                let owner = (metadata.uid(), metadata.gid());
-                let tail = if kind.is_symlink() {
-                    format!(" -> {}", std::fs::read_link(&path).unwrap().display())
-                } else if kind.is_dir() {
-                    todo.push(path.clone());
-                    "/".to_owned()
-                } else if kind.is_fifo() {
-                    "|".to_owned()
-                } else {
-                    format!(" {}", String::from_utf8_lossy(&std::fs::read(&path).unwrap()).trim())
-                };
-                let mode = metadata.mode() & 0o7777;
-                lines.push(format!("{name}{tail} {mode:o} {}:{}{old}", owner.0, owner.1));
-            }
-        }
-        lines.sort();
-        lines
+        shown(self.target.path())
     }
 
     #[track_caller]
     fn holds(&self, lines: &[&str]) {
         assert_eq!(self.shown(), lines);
     }
+}
+
+/// A tree as text, a line each: mode, owner, `@` where the time is the source's, path, and what a file holds
+/// or a link says.
+fn shown(tree: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut todo = vec![tree.to_owned()];
+    while let Some(directory) = todo.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let kind = metadata.file_type();
+            let old = if metadata.mtime() == 1_577_836_800 { "@" } else { "" };
+            let name = path.strip_prefix(tree).unwrap().display().to_string();
+            let owner = (metadata.uid(), metadata.gid());
+            let tail = if kind.is_symlink() {
+                format!(" -> {}", std::fs::read_link(&path).unwrap().display())
+            } else if kind.is_dir() {
+                todo.push(path.clone());
+                "/".to_owned()
+            } else if kind.is_fifo() {
+                "|".to_owned()
+            } else {
+                format!(" {}", String::from_utf8_lossy(&std::fs::read(&path).unwrap()).trim())
+            };
+            let mode = metadata.mode() & 0o7777;
+            lines.push(format!("{name}{tail} {mode:o} {}:{}{old}", owner.0, owner.1));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// Copies a tree where an earlier copy has left another. Gives whether the new `a` is the earlier one, and
+/// whether the new `a` and `b` are one.
+fn linked(source: &str, earlier: &str) -> (bool, bool) {
+    let trees = trees(source, "mkdir new old");
+    shell(&trees.target.path().join("old"), earlier);
+    let handle = |place: &str| root::open_ambient_dir(trees.target.path().join(place)).unwrap();
+    let spec = Spec { earlier: Some(Earlier::new(handle("old"))), ..Spec::to("/") };
+    let tree = trees.snapshot();
+    let mut listing = content::list(&tree, &Selector::path(".")).unwrap();
+    content::digest(&tree, &mut listing, &StatCache::off()).unwrap();
+    copy(Source::Tree { tree: &tree, listing: &listing }, handle("new").as_fd(), &spec).unwrap();
+    for name in ["a", "b"] {
+        let read = |from: &Path| std::fs::read(from.join(name)).ok();
+        assert_eq!(read(&trees.target.path().join("new")), read(trees.source.path()), "{name}");
+    }
+    let inode = |place: &str| trees.target.path().join(place).metadata().ok().map(|found| found.ino());
+    (inode("new/a") == inode("old/a"), inode("new/a") == inode("new/b"))
+}
+
+#[test]
+fn what_an_earlier_copy_made_is_linked_only_if_nothing_differs() {
+    needs_root!();
+    let stamp = "touch -h -d @1577836800 *";
+    assert_eq!(linked("echo same > a", &format!("echo same > a; {stamp}")), (true, false));
+    for earlier in [
+        "echo same > a; touch -d @1577836801 a",
+        "echo same > a; touch -d @1577836800.5 a",
+        "echo diff > a; touch -d @1577836800 a",
+        "echo longer > a; touch -d @1577836800 a",
+        "echo same > a; chmod 600 a; touch -d @1577836800 a",
+        "echo same > a; chown 1:0 a; touch -d @1577836800 a",
+        "echo same > b; ln -s b a; touch -h -d @1577836800 *",
+        "mkdir a",
+        "mkfifo a; touch -d @1577836800 a",
+    ] {
+        assert_eq!(linked("echo same > a", earlier), (false, false), "{earlier}");
+    }
+}
+
+#[test]
+fn two_files_are_never_linked_to_one() {
+    needs_root!();
+    let one = "echo same > a; ln a b; touch -d @1577836800 a";
+    assert!(!linked("echo same > a; echo same > b", one).1);
+    // What is one in the source stays one, and is copied.
+    assert_eq!(linked("echo same > a; ln a b", one), (false, true));
 }
 
 #[test]

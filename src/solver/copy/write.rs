@@ -106,6 +106,10 @@ pub(super) fn node(
     attributes: &Attributes,
 ) -> Result<(), CopyError> {
     let device = rustix::fs::makedev(device.0, device.1);
+    // In a layer it would say that something is gone.
+    if kind == FileType::CharacterDevice && device == 0 {
+        return Err(CopyError::Device { path: path.to_owned() });
+    }
     match rustix::fs::mknodat(directory, name, kind, Mode::RUSR | Mode::WUSR, device) {
         Ok(()) => {}
         Err(Errno::PERM) => return Err(CopyError::Device { path: path.to_owned() }),

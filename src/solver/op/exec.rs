@@ -28,7 +28,9 @@ impl Solver<'_> {
         let key = KeyBuilder::new(Op::Exec(Box::new(op.key_form())).digest())
             .input("base image", &identity_of(base).0);
         let key = self.key_of_mounts(key, op, inputs)?;
-        self.action(work, key.finish(), base, |view, step| self.run(work, op, inputs, view, step))
+        self.action(work, key.finish(), base, |below, step| {
+            self.over_view(below, |view| self.run(work, op, inputs, view, step))
+        })
     }
 
     fn run(
@@ -39,6 +41,8 @@ impl Solver<'_> {
         view: View,
         step: &Step,
     ) -> Result<(), Cause> {
+        // The first step's begins to get ready now.
+        let launcher = launcher()?;
         let user = users::resolve(view.as_fd(), if op.user.is_empty() { "0" } else { &op.user })?;
         make_workdir(&view, &op.cwd, &user)
             .map_err(|error| Cause::Io("make the working directory", error))?;
@@ -87,6 +91,7 @@ impl Solver<'_> {
             mounts: mounted.mounts,
             network,
             hostname: hostname(op).to_owned(),
+            domainname: None,
             files: Files {
                 hosts: Some(hosts(op)),
                 resolv_conf: Some(resolv_conf),
@@ -108,7 +113,7 @@ impl Solver<'_> {
             io: Io::Fds { stdin: null.into(), stdout: stdout_end.into(), stderr: stderr_end.into() },
         };
         let start = |error: &dyn std::fmt::Display| Cause::Start(error.to_string());
-        let mut running = launcher()?.spawn(sandbox).map_err(|error| match error {
+        let mut running = launcher.spawn(sandbox).map_err(|error| match error {
             // As a shell would say it: these are the step's own failures.
             runtime::SpawnError::NotFound { .. } | runtime::SpawnError::NotExecutable { .. } => {
                 Cause::Process {
@@ -182,7 +187,7 @@ fn launcher() -> Result<&'static Launcher, Cause> {
     if let Some(launcher) = LAUNCHER.get() {
         return Ok(launcher);
     }
-    let made = Launcher::of_this_program().map_err(|error| Cause::Io("copy this program", error))?;
+    let made = Launcher::for_many().map_err(|error| Cause::Io("copy this program", error))?;
     Ok(LAUNCHER.get_or_init(|| made))
 }
 

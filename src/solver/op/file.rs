@@ -1,17 +1,21 @@
 //! File: COPY, ADD and WORKDIR. What is read counts by content, what is written over by identity.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::Mode;
 
 use crate::cache::KeyBuilder;
 use crate::cache::content::{self, Listing, Selector, StatCache};
-use crate::digest::ContentDigest;
+use crate::digest::{ContentDigest, LayerIdentity};
 use crate::llb::{CopyAction, CopySource, FileAction, FileOp, Id, MkdirAction, Op, Owner};
 use crate::runtime::users;
-use crate::solver::copy::{self, CopyError};
-use crate::solver::{Cause, Solver, Tree, Work, identity_of};
+use crate::solver::copy::{self, CopyError, Earlier};
+use crate::solver::{Cause, Local, Solver, Tree, Work, identity_of};
+use crate::store::layers::Layer;
+
+/// How many entries a copy must have for an earlier version of it to be looked for among all records.
+const WORTH_LINKING: usize = 256;
 
 /// What a copy reads, found once for the key and used again for the copy.
 enum Found {
@@ -20,6 +24,46 @@ enum Found {
     /// Of layers or of a remote source: known by digest, listed again only if the copy happens.
     Unlisted,
     Inline,
+}
+
+/// What a copy reads, with its files here.
+struct Taken {
+    tree: Held,
+    listing: Listing,
+}
+
+enum Held {
+    Local(Arc<Local>),
+    /// A mounted tree, and what its mount needs.
+    View {
+        tree: content::Tree,
+        _folder: tempfile::TempDir,
+    },
+}
+
+impl Taken {
+    fn source(&self) -> copy::Source<'_> {
+        let tree = match &self.tree {
+            Held::Local(local) => local.tree(),
+            Held::View { tree, .. } => tree,
+        };
+        copy::Source::Tree { tree, listing: &self.listing }
+    }
+}
+
+fn source<'a>(action: &'a FileAction, taken: Option<&'a Taken>) -> Option<copy::Source<'a>> {
+    match (action, taken) {
+        (FileAction::Mkdir(_), _) => None,
+        (FileAction::Copy(CopyAction { from: CopySource::Inline { name, data }, .. }), _) => {
+            Some(copy::Source::Inline { name, data: data.as_bytes() })
+        }
+        (FileAction::Copy(_), taken) => taken.map(Taken::source),
+    }
+}
+
+/// Whether the tree is asked who that is.
+fn is_named(owner: &Owner) -> bool {
+    [Some(&owner.user), owner.group.as_ref()].into_iter().flatten().any(|id| matches!(id, Id::Name(_)))
 }
 
 impl Solver<'_> {
@@ -45,15 +89,97 @@ impl Solver<'_> {
             }
             found.push(what);
         }
-        self.action(work, key.finish(), base, |root, _step| {
-            for (action, found) in op.actions.iter().zip(&found) {
-                match action {
-                    FileAction::Mkdir(mkdir) => self.make_directory(&root, mkdir)?,
-                    FileAction::Copy(copy) => self.copy(copy, found, inputs, &root)?,
-                }
+        self.action(work, key.finish(), base, |below, _step| self.perform(op, found, inputs, below))
+    }
+
+    /// Makes the layer. Most copies can say what they will look at of the tree below, and mount nothing.
+    fn perform(
+        &self,
+        op: &FileOp,
+        found: Vec<Found>,
+        inputs: &[Arc<Tree>],
+        below: &[Layer],
+    ) -> Result<(LayerIdentity, Layer), Cause> {
+        let (store, lease) = (self.environment.store, self.environment.lease);
+        let mut taken = Vec::with_capacity(found.len());
+        for (action, found) in op.actions.iter().zip(found) {
+            taken.push(match action {
+                FileAction::Mkdir(_) => None,
+                FileAction::Copy(copy) => self.take(copy, found, inputs)?,
+            });
+        }
+        let steps: Vec<(&FileAction, Option<copy::Source<'_>>)> = op
+            .actions
+            .iter()
+            .zip(&taken)
+            .map(|(action, taken)| (action, source(action, taken.as_ref())))
+            .collect();
+        for (action, source) in &steps {
+            if let (FileAction::Copy(copy), Some(source)) = (action, source)
+                && copy::needs_view(*source, &copy::Spec::of(copy, None)?)
+            {
+                return self.over_view(below, |view| {
+                    steps
+                        .iter()
+                        .try_for_each(|(action, source)| self.act(action, *source, None, view.as_fd()))
+                });
             }
-            Ok(())
-        })
+        }
+        let earlier = self.earlier(op, &taken)?;
+        let (scratch, mut ground) = store.ground(below)?;
+        for (action, source) in &steps {
+            let owner = match action {
+                FileAction::Mkdir(mkdir) => {
+                    copy::lend_directory(&mut ground, &mkdir.path)?;
+                    &mkdir.owner
+                }
+                FileAction::Copy(copy) => {
+                    if let Some(source) = source {
+                        copy::lend(&mut ground, *source, &copy::Spec::of(copy, None)?)?;
+                    }
+                    &copy.owner
+                }
+            };
+            if owner.as_ref().is_some_and(is_named) {
+                copy::lend_accounts(&mut ground)?;
+            }
+            self.act(action, *source, earlier.as_ref(), ground.fd())?;
+        }
+        let stack = ground.give_back().map_err(CopyError::from)?;
+        Ok(store.keep_ground(scratch, &stack, lease)?)
+    }
+
+    /// What the same operation made when it ran last, if it copies so much that it is worth looking for.
+    fn earlier(&self, op: &FileOp, taken: &[Option<Taken>]) -> Result<Option<Earlier>, Cause> {
+        let entries =
+            |taken: &Taken| taken.listing.roots.iter().map(|root| root.entries.len()).sum::<usize>();
+        if taken.iter().flatten().map(entries).sum::<usize>() < WORTH_LINKING {
+            return Ok(None);
+        }
+        let (store, lease) = (self.environment.store, self.environment.lease);
+        let Some(identity) = self.cache.latest_of(Op::File(op.clone()).digest())? else { return Ok(None) };
+        match store.find_layers(&[identity], lease)? {
+            Ok(found) => Ok(Some(Earlier::new(store.open_layer(&found[0])?))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn act(
+        &self,
+        action: &FileAction,
+        source: Option<copy::Source<'_>>,
+        earlier: Option<&Earlier>,
+        root: BorrowedFd<'_>,
+    ) -> Result<(), Cause> {
+        match action {
+            FileAction::Mkdir(mkdir) => self.make_directory(&root, mkdir),
+            FileAction::Copy(copy) => {
+                let owner = copy.owner.as_ref().map(|owner| self.owner(&root, owner)).transpose()?;
+                let source = source.ok_or(Cause::NotLayers)?;
+                let spec = copy::Spec { earlier: earlier.cloned(), ..copy::Spec::of(copy, owner)? };
+                Ok(copy::copy(source, root, &spec)?)
+            }
+        }
     }
 
     fn find(&self, copy: &CopyAction, inputs: &[Arc<Tree>]) -> Result<(Found, Option<ContentDigest>), Cause> {
@@ -111,49 +237,23 @@ impl Solver<'_> {
         }
     }
 
-    fn copy(
-        &self,
-        action: &CopyAction,
-        found: &Found,
-        inputs: &[Arc<Tree>],
-        root: &impl AsFd,
-    ) -> Result<(), Cause> {
-        let owner = action.owner.as_ref().map(|owner| self.owner(root, owner)).transpose()?;
-        match (&action.from, found) {
-            (CopySource::Inline { name, data }, _) => {
-                self.place(copy::Source::Inline { name, data: data.as_bytes() }, root, action, owner)?;
-            }
-            (CopySource::Tree { input, .. }, Found::Listed(listing)) => {
-                let Tree::Local(local) = &*inputs[*input] else { return Err(Cause::NotLayers) };
-                self.place(copy::Source::Tree { tree: local.tree(), listing }, root, action, owner)?;
-            }
-            (CopySource::Tree { input, .. }, _) => {
-                let selector = copy::selector(action).ok_or(Cause::NotLayers)?;
-                let laid_out = self.laid_out(&inputs[*input])?;
-                if let Tree::Local(local) = &laid_out {
-                    let (listing, _) = local.select(&selector)?;
-                    let source = copy::Source::Tree { tree: local.tree(), listing: &listing };
-                    return self.place(source, root, action, owner);
-                }
-                let (view, _folder) =
-                    self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
-                let tree = content::Tree::snapshot(view);
-                let listing = &content::list(&tree, &selector)?;
-                self.place(copy::Source::Tree { tree: &tree, listing }, root, action, owner)?;
-            }
+    /// What a copy reads, with its files here; nothing for what is in the operation itself.
+    fn take(&self, action: &CopyAction, found: Found, inputs: &[Arc<Tree>]) -> Result<Option<Taken>, Cause> {
+        let (CopySource::Tree { input, .. }, Some(selector)) = (&action.from, copy::selector(action)) else {
+            return Ok(None);
+        };
+        let laid_out = self.laid_out(&inputs[*input])?;
+        if let Tree::Local(local) = laid_out {
+            let listing = match found {
+                Found::Listed(listing) => listing,
+                Found::Unlisted | Found::Inline => local.select(&selector)?.0,
+            };
+            return Ok(Some(Taken { tree: Held::Local(local), listing }));
         }
-        Ok(())
-    }
-
-    fn place(
-        &self,
-        source: copy::Source<'_>,
-        root: &impl AsFd,
-        action: &CopyAction,
-        owner: Option<(u32, u32)>,
-    ) -> Result<(), Cause> {
-        let spec = copy::Spec::of(action, owner)?;
-        Ok(copy::copy(source, root.as_fd(), &spec)?)
+        let (view, folder) = self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
+        let tree = content::Tree::snapshot(view);
+        let listing = content::list(&tree, &selector)?;
+        Ok(Some(Taken { tree: Held::View { tree, _folder: folder }, listing }))
     }
 
     /// Looks an owner up in the target's tree; whom that does not know is told.

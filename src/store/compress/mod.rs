@@ -1,7 +1,7 @@
 //! Compression of layers: the same bytes from any machine, and decoders that a bomb cannot burst.
 //!
 //! A layer is compressed in blocks of a fixed size, each on its own: gzip as one member a block, zstd
-//! as one frame a block. So the bytes depend on the input, the format and the level, and never on
+//! as one frame a block. What gzip could not make smaller is stored as it is, in the same format. So the bytes depend on the input, the format and the level, and never on
 //! how many threads there were. A golden test pins them; whoever changes the library, the block size
 //! or the level's meaning changes [`Compression::version`] as well, which is part of the key under
 //! which `(diffID, compression) -> blob` is remembered.
@@ -11,6 +11,7 @@
 
 mod decompress;
 mod encode;
+mod noise;
 #[cfg(test)]
 mod tests;
 
@@ -98,7 +99,7 @@ impl Compression {
     pub fn version(self) -> String {
         match self {
             Self::None => "none".to_owned(),
-            Self::Gzip { level } => format!("gzip-{level} libdeflate-1.26 members-1M"),
+            Self::Gzip { level } => format!("gzip-{level} libdeflate-1.26 members-2M noise-1"),
             Self::Zstd { level } => {
                 format!("zstd-{level} libzstd-{} frames-4M", zstd::zstd_safe::version_string())
             }
@@ -120,8 +121,8 @@ impl Compression {
     /// How many bytes make one block.
     fn block(self) -> usize {
         match self {
-            // Beyond 1 MiB a member gains less than 0.1%: deflate looks back 32 KiB only.
-            Self::None | Self::Gzip { .. } => 1 << 20,
+            // Beyond 2 MiB a member gains less than 0.1%: deflate looks back 32 KiB only.
+            Self::None | Self::Gzip { .. } => 2 << 20,
             // Level 3 looks back 2 MiB, so a frame of 4 MiB costs about 1%.
             Self::Zstd { .. } => 4 << 20,
         }
@@ -130,41 +131,35 @@ impl Compression {
 
 /// Compresses all of `reader` into `writer` with up to `threads` threads, and gives the digest and
 /// size of what was written. The bytes are the same for any number of threads. Memory stays below
-/// about four blocks a thread.
+/// about two blocks a thread and four more.
 ///
 /// # Errors
 /// Those of reading and writing; `InvalidInput` around a [`LevelError`].
 pub fn compress(
     reader: impl Read,
-    writer: impl Write,
+    writer: impl Write + Send,
     compression: Compression,
     threads: usize,
 ) -> io::Result<(BlobDigest, u64)> {
     let mut out = Counted { inner: writer, hasher: Hasher::new(), size: 0 };
-    compress_into(reader, &mut out, compression, threads)?;
+    let mut reader = io::BufReader::with_capacity(256 << 10, reader);
+    compress_into(&mut out, compression, threads, |sink| io::copy(&mut reader, sink))??;
     Ok((BlobDigest(out.hasher.finish()), out.size))
 }
 
-/// The same for a writer that hashes what it is given: once is enough.
+/// Compresses what `produce` writes, into a writer that hashes what it is given: once is enough. Gives what
+/// `produce` gives.
 ///
 /// # Errors
-/// As [`compress`].
-pub fn compress_into(
-    mut reader: impl Read,
-    mut out: impl Write,
+/// Those of `out`, of which `produce` only sees a broken pipe.
+pub fn compress_into<T>(
+    mut out: impl Write + Send,
     compression: Compression,
     threads: usize,
-) -> io::Result<()> {
+    produce: impl FnOnce(&mut dyn Write) -> T,
+) -> io::Result<T> {
     compression.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    match compression {
-        Compression::None => {
-            io::copy(&mut reader, &mut out)?;
-        }
-        Compression::Gzip { .. } | Compression::Zstd { .. } => {
-            encode::blocks(&mut reader, &mut out, compression, threads)?;
-        }
-    }
-    out.flush()
+    encode::blocks(&mut out, compression, threads, produce)
 }
 
 /// Hashes and counts what passes through it.

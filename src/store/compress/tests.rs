@@ -4,7 +4,7 @@ use super::*;
 use crate::digest::Digest;
 
 /// Bytes that compress like text: a seeded generator over few words.
-fn sample(length: usize) -> Vec<u8> {
+pub(super) fn sample(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 16);
     while bytes.len() < length {
@@ -68,8 +68,8 @@ fn the_bytes_are_pinned() {
     for (compression, version, digest) in [
         (
             Compression::GZIP,
-            "gzip-6 libdeflate-1.26 members-1M",
-            "sha256:8710091e82109c8410c84290d75ac4875fdb0b3e437a1a10eaf4a59a60060cc2",
+            "gzip-6 libdeflate-1.26 members-2M noise-1",
+            "sha256:c0db3c12efcd20e8566afa884d689bf8e44b91b10aac8138fab88a940275280a",
         ),
         (
             Compression::ZSTD,
@@ -80,6 +80,51 @@ fn the_bytes_are_pinned() {
         assert_eq!(compression.version(), version);
         assert_eq!(packed(&bytes, compression, 2).0.to_string(), digest, "{compression:?}");
     }
+}
+
+/// Text and noise in turns, so that some blocks are stored and some are deflated.
+#[test]
+fn stored_and_deflated_blocks_are_one_stream() {
+    let text = sample(3 << 20);
+    let noise: Vec<u8> =
+        sample(32 << 20).chunks(16).flat_map(|chunk| Digest::of(chunk).as_bytes()[..2].to_vec()).collect();
+    let bytes = [&text[..], &noise, &text, &noise[..700_000]].concat();
+    let (digest, out) = packed(&bytes, Compression::GZIP, 1);
+    // Which blocks those are is pinned as the bytes of each are.
+    let pinned = "sha256:a317a5178653c2752490c3be7f1f975fbae1cdc30e3d8ae47d72fcf02aaab828";
+    assert_eq!(digest.to_string(), pinned);
+    assert_eq!(packed(&bytes, Compression::GZIP, 3).0, digest);
+    assert!(unpacked(&out).unwrap() == bytes);
+    let apart = packed(&text, Compression::GZIP, 1).1.len() * 2 + noise.len() + 700_000;
+    assert!(out.len() < apart + apart / 100, "{} of {apart}", out.len());
+}
+
+/// The cause, and not what the producer made of it.
+#[test]
+fn a_full_disk_is_told_of_as_such() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let bytes = sample(12 << 20);
+    for compression in [Compression::GZIP, Compression::ZSTD, Compression::None] {
+        for room in [0, 100_000] {
+            let error = compress(&bytes[..], Full(room), compression, 2).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{compression:?} {room}");
+        }
+    }
+    // The producer's own trouble is its own.
+    let produced = compress_into(io::sink(), Compression::GZIP, 2, |sink| {
+        sink.write_all(&bytes[..5 << 20]).unwrap();
+        Err::<(), _>("cannot read")
+    });
+    assert_eq!(produced.unwrap(), Err("cannot read"));
 }
 
 #[test]
@@ -149,7 +194,7 @@ fn versions_are_read_back() {
         assert_eq!(Compression::of_version(&compression.version()), Some(compression));
     }
     // What came from outside, and what another version of this program made.
-    for other in ["gzip", "zstd", "gzip-6", "gzip-6 libdeflate-1.00 members-1M", "gzip-99 x", ""] {
+    for other in ["gzip", "zstd", "gzip-6", "gzip-6 libdeflate-1.26 members-1M", "gzip-99 x", ""] {
         assert_eq!(Compression::of_version(other), None, "{other}");
     }
 }

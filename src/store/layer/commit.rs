@@ -17,19 +17,18 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::attributes::{Marks, Target, Xattrs, alike, is_carried, is_private, is_whiteout, permissions};
 use super::hashing::BackgroundHash;
+use super::lower::{Below, Lower};
 use super::path::{PathError, show, split};
 use super::tar_writer::{Header, write_end, write_header, write_padding};
 use super::walk::{Entry, Visit, walk};
 use crate::digest::{ContentDigest, DiffId, Hasher};
-use crate::root;
 
 /// A layer that a step made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,20 +63,22 @@ pub enum CommitError {
 }
 
 /// Turns the upper directory `upper` of an overlay mount, which is unmounted, into a layer: normalises it
-/// in place and measures it. `lower` is the merged view of the tree it was mounted on, `None` if that was
-/// empty.
+/// in place and measures it. `lower` is the tree that it was written over.
 ///
 /// # Errors
 /// [`CommitError`]: a name that begins with `.wh.` or an attribute with `=` in its name cannot be stored.
-pub fn commit(
-    upper: BorrowedFd<'_>,
-    lower: Option<BorrowedFd<'_>>,
-    marks: Marks,
-) -> Result<Committed, CommitError> {
-    if let Some(lower) = lower {
-        super::untouched::remove(upper, lower, marks)?;
-    }
-    let below = Below { root: lower, hidden: None, last: None };
+pub fn commit(upper: BorrowedFd<'_>, lower: Lower<'_>, marks: Marks) -> Result<Committed, CommitError> {
+    super::untouched::remove(upper, lower, marks)?;
+    commit_clean(upper, lower, marks)
+}
+
+/// As [`commit`], of a directory that has no overlay's notes and leavings: one that was written as a
+/// [`super::ground::Ground`].
+///
+/// # Errors
+/// As [`commit`].
+pub fn commit_clean(upper: BorrowedFd<'_>, lower: Lower<'_>, marks: Marks) -> Result<Committed, CommitError> {
+    let below = Below::new(lower);
     let hash = Measured { hash: BackgroundHash::new(), inner: io::sink() };
     let mut stream = Stream::new(hash, marks, Some(below), Some(Content::new()));
     stream.run(upper)?;
@@ -239,7 +240,7 @@ impl<'a, W: Write> Stream<'a, W> {
             if opaque {
                 below.hide(entry.path);
             }
-            stated = !root || root_differs(handle, entry.stat, below.root).map_err(failed)?;
+            stated = !root || root_differs(handle, entry.stat, below.lower()).map_err(failed)?;
         } else {
             stated = target.get(self.marks.implied().as_bytes()).map_err(failed)?.is_none();
         }
@@ -388,77 +389,14 @@ fn remove(entry: &Entry<'_>) -> Result<Visit, CommitError> {
 
 /// Whether a step changed the root itself. Its time changes with every step that makes a file there, and
 /// says nothing.
-fn root_differs(
-    handle: BorrowedFd<'_>,
-    stat: &rustix::fs::Stat,
-    lower: Option<BorrowedFd<'_>>,
-) -> io::Result<bool> {
-    match lower {
-        // A mount's handle cannot be asked for attributes.
-        Some(lower) => Ok(!alike(handle, root::open_dir(lower, ".")?.as_fd())?),
+fn root_differs(handle: BorrowedFd<'_>, stat: &rustix::fs::Stat, lower: Lower<'_>) -> io::Result<bool> {
+    match lower.directory(b"")? {
+        Some(lower) => Ok(!alike(handle, lower.as_fd())?),
         None => {
             let plain = permissions(stat) == 0o755 && (stat.st_uid, stat.st_gid) == (0, 0);
             Ok(!plain || !Target::Handle(handle).read(is_carried)?.is_empty())
         }
     }
-}
-
-/// The tree below the step, asked only where the step left a mark.
-struct Below<'a> {
-    root: Option<BorrowedFd<'a>>,
-    /// An opaque directory whose mark stays: nothing below it counts.
-    hidden: Option<Vec<u8>>,
-    /// The directory that was asked for last: whole directories of files are removed together.
-    last: Option<(Vec<u8>, Option<OwnedFd>)>,
-}
-
-impl Below<'_> {
-    fn hide(&mut self, path: &[u8]) {
-        self.hidden = Some([path, b"/"].concat());
-    }
-
-    /// The type of what lies at `path`, if anything does.
-    fn kind(&mut self, path: &[u8]) -> Result<Option<u32>, PathError> {
-        let Some(root) = self.root else { return Ok(None) };
-        if self.hidden.as_ref().is_some_and(|hidden| path.starts_with(hidden)) {
-            return Ok(None);
-        }
-        let failed = |error: io::Error| PathError::new("look below the step at", path, error);
-        let (parent, name) = split(path);
-        if self.last.as_ref().is_none_or(|last| last.0 != parent) {
-            let fd = find(root, parent).map_err(failed)?;
-            self.last = Some((parent.to_vec(), fd));
-        }
-        let Some((_, Some(parent))) = &self.last else { return Ok(None) };
-        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat.st_mode & libc::S_IFMT)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failed(error.into())),
-        }
-    }
-}
-
-/// The directory at `path`, which may be longer than the kernel takes at once, if there is one and no link
-/// is on the way.
-fn find(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let mut here = root::open_no_links(root, ".", flags, Mode::empty())?;
-    let mut rest = path;
-    while !rest.is_empty() {
-        let now = match rest.len() {
-            0..4000 => rest,
-            _ => split(&rest[..4000]).0,
-        };
-        match root::open_no_links(&here, std::ffi::OsStr::from_bytes(now), flags, Mode::empty()) {
-            Ok(fd) => here = fd,
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-                _ => return Err(error),
-            },
-        }
-        rest = rest[now.len()..].strip_prefix(b"/").unwrap_or(b"");
-    }
-    Ok(Some(here))
 }
 
 /// The content digest in the making.

@@ -19,6 +19,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
@@ -221,11 +222,26 @@ fn is_missing(error: &io::Error) -> bool {
         || matches!(Errno::from_io_error(error), Some(Errno::NOSYS | Errno::PERM))
 }
 
+/// Whether overlayfs gets its options one by one. Before 6.5 they were kept until the mount is made, so that any is
+/// taken at first; the mount then fails without a word but in the kernel's own log.
+fn takes_options() -> io::Result<bool> {
+    static TAKES: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = TAKES.get() {
+        return Ok(*known);
+    }
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let takes = rustix::mount::fsconfig_set_flag(fs.as_fd(), "none_has_this").is_err();
+    Ok(*TAKES.get_or_init(|| takes))
+}
+
 /// `nofollow` rather than `off`, which a module parameter can turn into `follow`, and which `userxattr`
 /// then refuses.
 const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
 
 fn mount_new(plan: &Plan, options: &Options<'_>) -> io::Result<OwnedFd> {
+    if !takes_options()? {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let string = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
     // Resolved during the call, so one handle at a time is open.

@@ -13,13 +13,17 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::attributes::{Marks, Target, is_carried};
+use super::lower::Lower;
 use super::path::PathError;
 use super::walk::{Visit, walk};
 use crate::root;
 
 /// Removes the directories of `upper` that are empty and equal to those of `lower`: mode, owner,
 /// time and extended attributes. A directory that holds nothing else goes with them.
-pub(super) fn remove(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, marks: Marks) -> Result<(), PathError> {
+pub(super) fn remove(upper: BorrowedFd<'_>, lower: Lower<'_>, marks: Marks) -> Result<(), PathError> {
+    if let Lower::Nothing = lower {
+        return Ok(());
+    }
     let mut directories: Vec<(Vec<u8>, Stat)> = Vec::new();
     walk(upper, |entry| -> Result<Visit, PathError> {
         if entry.handle.is_some() && !entry.path.is_empty() {
@@ -33,7 +37,7 @@ pub(super) fn remove(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, marks: Marks)
         let failed = |error: std::io::Error| PathError::new("look at", path, error);
         let name = Path::new(std::ffi::OsStr::from_bytes(path));
         let (Some(ours), Some(theirs)) =
-            (open(upper, name).map_err(failed)?, open(lower, name).map_err(failed)?)
+            (open(upper, name).map_err(failed)?, lower.directory(path).map_err(failed)?)
         else {
             continue;
         };

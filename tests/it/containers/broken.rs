@@ -139,6 +139,31 @@ fn the_firewall_forgets_ports_of_containers_that_ended() {
 }
 
 #[test]
+fn whoever_meets_a_container_whose_monitor_was_killed_has_the_firewall_forget_it() {
+    if !has(NEEDS) {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    for first in [&["ps"][..], &["inspect", "killed"], &["logs", "killed"], &["rm", "killed"]] {
+        let id = server(&rig, "killed", &["--network=bridge", "-p", "80"], "x");
+        let number = number_of(&port(&rig, "killed", "80"));
+        assert!(rules_for(&number) > 0);
+        let pid = rig.state(&id)["pid"].as_i64().unwrap();
+        kill(rig.monitor(&id));
+        wait_for("its end", LONG, || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+        // The kernel may need a moment for the monitor's locks.
+        wait_for("the rules to go", LONG, || {
+            rig.stave(first);
+            (rules_for(&number) == 0).then_some(())
+        });
+        if first != ["rm", "killed"] {
+            assert_eq!(rig.state(&id)["exit_code"], 137, "it is written down");
+        }
+        rig.stave(["rm", "-f", "killed"]).ok();
+    }
+}
+
+#[test]
 fn ports_of_a_container_whose_monitor_was_killed_do_not_lead_to_another() {
     if !has(NEEDS) {
         return;

@@ -1,6 +1,9 @@
 //! `diff`, `export` and `commit`.
 
+use std::time::Duration;
+
 use super::Rig;
+use crate::harness::processes::wait_for;
 use crate::harness::{Store, context, read_tar};
 
 /// A container that changed things, by the name `box`.
@@ -136,6 +139,9 @@ fn a_commit_is_an_image_with_what_was_written() {
     let layers = |image: &str| rig.inspect(image)["RootFS"]["Layers"].as_array().unwrap().clone();
     assert_eq!(layers(&again), layers("new:1"), "stopped or running, the layer is the same");
     rig.stave(["start", "box"]).ok();
+    wait_for("the program to write it all once more", Duration::from_secs(20), || {
+        (rig.stave(["logs", "box"]).ok().text().matches("ready").count() == 2).then_some(())
+    });
     assert_eq!(rig.stave(["diff", "box"]).ok().text(), CHANGES, "a commit changes nothing of the container");
 }
 

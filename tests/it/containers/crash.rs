@@ -61,6 +61,29 @@ fn a_monitor_that_is_asked_to_end_stops_its_container_first() {
 }
 
 #[test]
+fn a_monitor_that_is_asked_to_end_lets_a_paused_container_go_on() {
+    if !crate::harness::has(&["root"]) {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    for (name, signal) in [("term", libc::SIGTERM), ("int", libc::SIGINT), ("quit", libc::SIGQUIT)] {
+        let script = "trap 'echo stopped; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+        let id = rig.start_script(&["--name", name], script);
+        rig.wait_for_log(name, "ready");
+        rig.stave(["pause", name]).ok();
+        // One that means nothing leaves it paused.
+        send(rig.monitor(&id), libc::SIGHUP);
+        assert!(rig.stave(["ps"]).ok().text().contains("(Paused)"));
+        send(rig.monitor(&id), signal);
+        wait_for("the end", LONG, || (rig.state(&id)["status"] == "exited").then_some(()));
+        assert_eq!(rig.state(&id)["exit_code"], 5);
+        assert_eq!(rig.stave(["logs", name]).ok().text(), "ready\nstopped");
+        rig.stave(["rm", name]).ok();
+    }
+    rig.nothing_is_left(&[]);
+}
+
+#[test]
 fn what_a_monitor_starts_hears_all_signals() {
     let Some(rig) = Rig::new() else { return };
     let blocked = "grep SigBlk /proc/self/status";

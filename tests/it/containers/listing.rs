@@ -320,6 +320,9 @@ fn switches_take_values_and_flags_that_are_not_for_us_say_why() {
     let Some(rig) = Rig::new() else { return };
     let ended = rig.run(["--rm=true", "--init=false", "busybox", "echo", "--rm=false"]).ok();
     assert_eq!(ended.text(), "--rm=false");
+    let ended = rig.run(["--rm", "--entrypoint", "sh", "busybox", "-c", "echo $0 $1", "--", "-d"]).ok();
+    assert_eq!(ended.text(), "-- -d");
+    rig.run(["--rm", "busybox", "--", "true"]).code(127).says(&["`--`"]);
     assert_eq!(lines(&rig, &["ps", "--all=1", "--quiet=true"]), [""; 0]);
     rig.stave(["create", "--rm=false", "--name", "kept", "busybox"]).ok();
     assert_eq!(rig.inspect("kept")["HostConfig"]["AutoRemove"], false);

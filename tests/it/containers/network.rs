@@ -1,5 +1,8 @@
 //! Networks: names, isolation, ways in and out, and containers that come and go.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
 use serde_json::Value;
 
 use super::ports::{fetched, port, server};
@@ -81,9 +84,18 @@ fn the_default_network_has_an_address_and_no_ipv6() {
             "--domainname",
             "a.test",
         ],
-        "cat /etc/hosts; hostname",
+        "cat /etc/hosts; hostname; cat /proc/sys/kernel/domainname",
     );
     let out = out.ok();
+    assert!(out.text().ends_with("\nbox\na.test"), "{}", out.text());
+    let names = "hostname; cat /proc/sys/kernel/domainname";
+    assert_eq!(script(&rig, &["-h", "box"], names).ok().text(), "box\n(none)");
+    let given = ["--domainname", "a.test", "--sysctl", "kernel.domainname=b.test"];
+    assert!(script(&rig, &given, names).ok().text().ends_with("\nb.test"));
+    if has(&["runc"]) {
+        let flags = ["--runtime", "runc", "-h", "box", "--domainname", "a.test"];
+        assert_eq!(script(&rig, &flags, names).ok().text(), "box\na.test");
+    }
     for line in ["10.0.0.9\tdb".to_owned(), format!("{gateway}\tup")] {
         assert!(out.text().contains(&line), "{}", out.text());
     }
@@ -131,6 +143,58 @@ fn containers_of_a_network_find_each_other_by_name() {
     // The answer changes with who is there.
     rig.stave(["rm", "-f", "Web"]).ok();
     assert!(ask("web").text().contains("NXDOMAIN"));
+}
+
+/// Does `work` in the network of a container.
+fn inside<T: Send>(rig: &Rig, id: &str, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", rig.state(id)["pid"])).unwrap();
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        there.join().unwrap()
+    })
+}
+
+#[test]
+fn a_name_server_in_a_container_has_its_port() {
+    if !has(NEEDS) {
+        return;
+    }
+    let Some(rig) = Rig::networked() else { return };
+    let _networks = Networks::new(&rig, &["served"], &[]);
+    let id = rig.start(&["--name", "server", "--network", "served"], &["sleep", "1000"]);
+    let (datagrams, streams) = inside(&rig, &id, || {
+        let all = "0.0.0.0:53";
+        (UdpSocket::bind(all).unwrap(), TcpListener::bind(all).unwrap())
+    });
+    // Names are answered still, and what is for the server comes to it.
+    let found = rig.stave(["exec", "server", "nslookup", "server"]).ok();
+    assert!(found.text().contains("Server:\t\t127.0.0.11"), "{}", found.text());
+    assert!(found.text().contains("Name:\tserver"), "{}", found.text());
+    inside(&rig, &id, || {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"a question", "127.0.0.1:53").unwrap();
+        TcpStream::connect("127.0.0.1:53").unwrap().write_all(b"another").unwrap();
+    });
+    let mut buffer = [0; 100];
+    datagrams.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(datagrams.recv(&mut buffer).unwrap(), 10);
+    let mut said = String::new();
+    streams.accept().unwrap().0.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "another");
+    // The same over a connection, as after an answer that is too long.
+    let question = b"\x00\x18\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x06server\0\x00\x01\x00\x01";
+    let answer = inside(&rig, &id, || {
+        let mut stream = TcpStream::connect("127.0.0.11:53").unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(question).unwrap();
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    });
+    assert_eq!((&answer[2..4], &answer[8..10]), (&b"\x12\x34"[..], &b"\0\x01"[..]), "one record");
 }
 
 #[test]

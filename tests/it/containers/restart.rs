@@ -1,5 +1,7 @@
 //! Containers that are started again.
 
+use std::process::Stdio;
+
 use super::{LONG, Rig};
 use crate::harness::processes::wait_for;
 
@@ -49,6 +51,44 @@ fn stop_ends_it_in_every_phase() {
         rig.stave(["rm", &id]).ok();
     }
     rig.nothing_is_left(&[]);
+}
+
+#[test]
+fn a_restart_is_no_end_for_what_removes_itself() {
+    let Some(rig) = Rig::new() else { return };
+    let id = rig.start(&["--rm", "--name", "kept", "-v", "/data"], &["sleep", "1000"]);
+    rig.stave(["exec", "kept", "touch", "/data/x", "/own"]).ok();
+    for _ in 0..2 {
+        let before = rig.state(&id)["pid"].clone();
+        rig.stave(["restart", "-t", "0", "kept"]).ok();
+        assert_eq!(rig.state(&id)["status"], "running");
+        assert_ne!(rig.state(&id)["pid"], before);
+        rig.stave(["exec", "kept", "ls", "/data/x", "/own"]).ok();
+        assert_eq!(rig.stave(["ps", "-q", "--no-trunc"]).ok().text(), id);
+    }
+    rig.stave(["stop", "-t", "0", "kept"]).ok();
+    wait_for("it to go", LONG, || rig.entries("containers").is_empty().then_some(()));
+    assert_eq!(rig.stave(["volume", "ls", "-q"]).ok().text(), "");
+    rig.nothing_is_left(&[&id]);
+}
+
+#[test]
+fn who_waits_for_what_is_restarted_does_not_remove_it() {
+    let Some(rig) = Rig::new() else { return };
+    let mut command =
+        rig.command(["run", "--network=none", "--rm", "--name", "kept", "busybox", "sleep", "1000"]);
+    let (null, pipe) = (Stdio::null(), Stdio::piped());
+    let client = command.stdin(null).stdout(Stdio::null()).stderr(pipe).spawn().unwrap();
+    let id = wait_for("its start", LONG, || {
+        let id = rig.entries("containers").first().cloned()?;
+        (rig.state(&id)["status"] == "running").then_some(id)
+    });
+    rig.stave(["restart", "-t", "0", "kept"]).ok();
+    crate::harness::finish(client).code(137);
+    assert_eq!(rig.state(&id)["status"], "running");
+    // By hand it ends as ever.
+    rig.stave(["kill", "kept"]).ok();
+    wait_for("it to go", LONG, || rig.entries("containers").is_empty().then_some(()));
 }
 
 #[test]

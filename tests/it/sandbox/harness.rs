@@ -88,6 +88,7 @@ impl Tree {
             mounts: Vec::new(),
             network: Network::Host,
             hostname: "boxname".to_owned(),
+            domainname: None,
             files: Files {
                 hosts: Some(b"127.0.0.1 localhost boxname\n".to_vec()),
                 resolv_conf: Some(b"nameserver 192.0.2.1\n".to_vec()),

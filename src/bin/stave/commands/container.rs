@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use stave::engine::container::{self, Seen};
 use stave::event::Kind;
 use stave::store::Store;
+use stave::store::containers::Stay;
 
 use super::context::Context;
 use super::filter::Filters;
@@ -83,7 +84,7 @@ fn remove(store: &Store, seen: &Seen) -> Result<bool, Failure> {
         stave::store::containers::Named::One(row) if row.id == seen.row.id
     );
     if is_there {
-        store.remove_container(&seen.row.id, &lock)?;
+        store.remove_container(&seen.row.id, Stay::Lasting, &lock)?;
     }
     Ok(is_there)
 }

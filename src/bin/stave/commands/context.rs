@@ -9,6 +9,7 @@ use stave::platform::Platform;
 use stave::progress::Progress;
 use stave::reference::Reference;
 use stave::registry::{Client, Config, Credentials, Options, Proxies, Secret, Stated, Warn};
+use stave::runtime::Launcher;
 use stave::runtime::monitor::{CommandLine, Streams};
 use stave::solver::Cancel;
 use stave::store::Store;
@@ -69,7 +70,8 @@ impl Context {
         })
     }
 
-    /// Starts a container; layers that are not here are fetched. Who just created it has its lock still.
+    /// Starts a container; layers that are not here are fetched. Who just created it has its lock still, and may have
+    /// begun its launcher.
     pub fn start(
         &self,
         store: &Store,
@@ -77,6 +79,7 @@ impl Context {
         mut created: Option<FileLock>,
         attach: Option<Streams>,
         size: (u16, u16),
+        mut launcher: Option<Launcher>,
     ) -> Result<Started, Failure> {
         loop {
             let request = StartRequest {
@@ -85,11 +88,17 @@ impl Context {
                 size,
                 after: self.after(store, id)?,
                 again: false,
+                launcher: launcher.take(),
             };
             match container::start(store, id, created.take(), request) {
                 Ok(started) => {
                     if !started.live.unmet.is_empty() {
                         tell_line!("warning: {}", unmet(&started.live.unmet));
+                    }
+                    if let Some(why) = &started.unconnected {
+                        tell_line!(
+                            "warning: the container reaches other containers, but nothing outside: {why}"
+                        );
                     }
                     return Ok(started);
                 }
@@ -108,7 +117,7 @@ impl Context {
 fn unmet(limits: &[String]) -> String {
     let why = match crate::enter::is_rootless() {
         true => {
-            "an ordinary user's containers are limited where a systemd session gives the user a cgroup of version 2"
+            "an ordinary user's containers are limited where systemd gave the user a cgroup of version 2 that this runs in: `systemd-run --user --scope stave ...`"
         }
         false => "this machine has no cgroup for it that can be written",
     };
@@ -136,7 +145,11 @@ pub fn with_engine_over<T>(
 /// The container that a person means, or an error that names what it could be.
 pub fn find_container(store: &Store, text: &str) -> Result<StoredContainer, Failure> {
     match store.container(text)? {
-        Named::One(found) => Ok(*found),
+        Named::One(found) => {
+            // What a killed monitor left is nobody's but ours; what cannot be cleaned now, the next one cleans.
+            let _ = container::settle_killed(store, &ambient::machine(), &found);
+            Ok(*found)
+        }
         Named::Several(ids) => {
             let shown: Vec<&str> = ids.iter().take(5).map(ContainerId::short).collect();
             Err(Failure::new(format!("`{text}` is the beginning of several containers' ids"))

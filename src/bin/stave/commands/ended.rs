@@ -46,6 +46,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             size: (24, 80),
             after: context.after(&store, &id)?,
             again: true,
+            launcher: None,
         }),
         false => None,
     };

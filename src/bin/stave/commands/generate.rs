@@ -4,14 +4,15 @@
 //! journal's, and the container's monitor is in the unit's own control group. So the container cannot outlive the
 //! unit, and no PID file can be stale.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum};
 use stave::engine::container;
 
+use super::Verb;
 use super::context::{Context, find_container};
-use super::{Arguments, Verb};
 use crate::failure::Failure;
 
 /// Write files for other programs
@@ -261,12 +262,16 @@ fn word(text: &str, in_command: bool) -> Result<String, Failure> {
 /// The command line that made a container, as one that makes it again in the foreground: without what would leave it
 /// or ask for a terminal, with `--rm` and its name. None if it cannot be read.
 fn again(line: &[String], name: &str) -> Option<Vec<String>> {
-    let words = std::iter::once("stave").chain(line.iter().map(String::as_str));
-    let (image, command) = match Arguments::try_parse_from(words).ok()?.verb {
+    let words = std::iter::once("stave").chain(line.iter().map(String::as_str)).map(OsString::from);
+    let words: Vec<OsString> = words.collect();
+    let (image, command) = match super::parse(words.clone()).ok()?.verb {
         Verb::Run(args) => args.image_and_command(),
         Verb::Create(args) => args.image_and_command(),
         _ => return None,
     };
+    let line = super::resolved(words);
+    let line: Vec<String> =
+        line.into_iter().skip(1).map(OsString::into_string).collect::<Result<_, _>>().ok()?;
     // A `--` between the image and the command is no part of the command.
     let end = line.len().checked_sub(command.len() + 1)?;
     let end = [Some(end), end.checked_sub(1)].into_iter().flatten().find(|end| line[*end] == image)?;
@@ -316,6 +321,15 @@ mod tests {
         assert_eq!(made("run -dit busybox").as_deref(), Some("run --rm --name web -t busybox"));
         assert_eq!(made("--root /r create --name=x busybox").as_deref(), Some("run --rm --name web busybox"));
         assert_eq!(made("run --rm -i -- busybox -d").as_deref(), Some("run --rm --name web busybox -d"));
+        assert_eq!(
+            made("run --detach=true -- busybox -d").as_deref(),
+            Some("run --rm --name web busybox -d")
+        );
+        assert_eq!(
+            made("container create busybox -c x").as_deref(),
+            Some("run --rm --name web busybox -c x")
+        );
+        assert_eq!(made("run busybox -- x").as_deref(), Some("run --rm --name web busybox -- x"));
         assert_eq!(made("images"), None);
         assert_eq!(made(""), None);
     }

@@ -1,10 +1,11 @@
 //! The verbs, a file each: a clap structure whose comments are the help, and a function.
 
+use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args as _, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::enter::Purpose;
 use crate::failure::Failure;
@@ -89,6 +90,15 @@ use system::info;
 #[derive(Debug, Parser)]
 #[command(name = "stave", version, verbatim_doc_comment, max_term_width = 100)]
 pub struct Arguments {
+    #[command(flatten)]
+    before: Before,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What stands before the verb.
+#[derive(Debug, clap::Args)]
+struct Before {
     /// Where images, layers and the build cache are [default: /var/lib/stave, or
     /// $XDG_DATA_HOME/stave for an ordinary user]
     #[arg(long, value_name = "DIR", env = "STAVE_ROOT", global = false)]
@@ -96,14 +106,12 @@ pub struct Arguments {
     /// Docker's; there is nothing more to tell
     #[arg(short = 'D', long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     debug: Option<bool>,
-    #[command(subcommand)]
-    pub verb: Verb,
 }
 
 impl Arguments {
     /// Where the store is.
     pub fn store_root(&self) -> Result<PathBuf, Failure> {
-        crate::ambient::store_root(self.root.as_deref())
+        crate::ambient::store_root(self.before.root.as_deref())
     }
 }
 
@@ -112,6 +120,8 @@ impl Verb {
     pub fn purpose(&self) -> Purpose {
         match self {
             Self::Run(_) | Self::Start(_) | Self::Restart(_) => Purpose::Lasting,
+            // Its steps are in the network of the user's containers.
+            Self::Build(_) => Purpose::Lasting,
             Self::Ended(args) if args.starts_again() => Purpose::Lasting,
             _ => Purpose::Passing,
         }
@@ -136,11 +146,19 @@ macro_rules! verbs {
                     $(Self::$name(_) => $namespaces,)*
                 }
             }
+
+            /// The description of one verb alone.
+            fn described(verb: &str) -> Option<Command> {
+                $(if verb == stringify!($module) {
+                    return Some($module::Args::augment_args(Command::new(stringify!($module))));
+                })*
+                None
+            }
         }
 
         /// Does what was asked.
         pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-            let context = Context { root: arguments.root };
+            let context = Context { root: arguments.before.root };
             match arguments.verb {
                 $(Verb::$name(args) => $module::run(&context, args),)*
             }
@@ -213,22 +231,35 @@ verbs! {
     Completion(completion): false;
 }
 
-/// The words of a command line as the verbs read them: without longer spellings, and switches without values.
-pub fn resolved(words: impl IntoIterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    switches::plain(spellings::resolved(words))
+/// Reads a command line, the first word of which is the program's name.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let words = spellings::resolved(words);
+    let mut command = describing(&words);
+    let words = switches::plain(&command, words);
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The words of a command line as the verbs read them: see [`spellings`] and [`switches`].
+fn resolved(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let words = spellings::resolved(words);
+    switches::plain(&describing(&words), words)
+}
+
+/// The program with the verb that was typed, or with all of them where none of them was: to describe them all takes
+/// longer than many a verb does.
+fn describing(words: &[OsString]) -> Command {
+    let verb = words.get(spellings::verb_place(words)).and_then(|word| Verb::described(word.to_str()?));
+    match verb {
+        Some(verb) => Before::augment_args(Command::new("stave")).subcommand_required(true).subcommand(verb),
+        None => Arguments::command(),
+    }
 }
 
 /// The verb as it was typed, for errors about its arguments.
 pub fn verb_typed() -> Option<String> {
-    let resolved = resolved(std::env::args_os());
-    let mut words = resolved.iter().skip(1).map(|word| word.to_string_lossy());
-    loop {
-        match words.next()?.as_ref() {
-            "--root" => drop(words.next()),
-            option if option.starts_with('-') => {}
-            verb => return Some(verb.to_owned()),
-        }
-    }
+    let words = spellings::resolved(std::env::args_os());
+    Some(words.get(spellings::verb_place(&words))?.to_string_lossy().into_owned())
 }
 
 /// Asks the person at the terminal whether to go on; whoever is no person has said so by calling us.
@@ -244,10 +275,23 @@ fn confirm(what: &str) -> Result<bool, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        super::Arguments::command().debug_assert();
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn one_verb_is_described_as_among_all() {
+        let mut whole = Arguments::command();
+        whole.build();
+        for verb in whole.get_subcommands() {
+            let words = ["stave", "--root", "/r", verb.get_name()].map(OsString::from);
+            let mut alone = describing(&words);
+            alone.build();
+            let described = alone.find_subcommand_mut(verb.get_name()).expect("the verb is there");
+            assert_eq!(described.render_long_help().to_string(), verb.clone().render_long_help().to_string());
+        }
     }
 }

@@ -25,8 +25,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     each(&args.containers, |name| {
         let container = find_container(&store, name)?;
         let _claim = store.claim_container(&container.id)?;
-        container::stop(&store, &container.id, args.how.signal, args.how.timeout)?;
-        context.start(&store, &container.id, None, None, terminal::size())?;
+        container::stop_to_start(&store, &container.id, args.how.signal, args.how.timeout)?;
+        context.start(&store, &container.id, None, None, terminal::size(), None)?;
         let attributes = container::attributes(&container::see(&store, container.clone())?);
         store.event(Kind::Container, "restart", container.id.as_str(), attributes);
         Ok(())

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use stave::engine::container::{self, Config, ControlError, Created};
+use stave::runtime::Launcher;
 use stave::runtime::monitor::Streams;
 use stave::store::Store;
 use stave::store::containers::ContainerId;
@@ -51,9 +52,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 }
 
 fn detached(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    let launcher = begin()?;
     let store = context.store()?;
     let (Created { id, lock, .. }, config) = create(&store, &args.flags, false)?;
-    start_or_remove(&store, &id, &config, || context.start(&store, &id, Some(lock), None, terminal::size()))?;
+    let size = terminal::size();
+    start_or_remove(&store, &id, &config, || {
+        context.start(&store, &id, Some(lock), None, size, Some(launcher))
+    })?;
     say_line!("{id}");
     Ok(ExitCode::SUCCESS)
 }
@@ -66,16 +71,22 @@ fn attended(context: &Context, args: &Args, forwarder: &signals::Forwarder) -> R
         .map_err(|what| Failure::usage(format!("--detach-keys `{}`: {what}", args.detach_keys)))?;
     let attachment = Attachment { streams, tty: process.tty, proxy: args.sig_proxy, keys };
     attachment.check()?;
+    let launcher = begin()?;
     let store = context.store()?;
     let (Created { id, lock, .. }, config) = create(&store, &args.flags, true)?;
     let size = terminal::size();
     let mut started = start_or_remove(&store, &id, &config, || {
-        context.start(&store, &id, Some(lock), Some(streams), size)
+        context.start(&store, &id, Some(lock), Some(streams), size, Some(launcher))
     })?;
     let monitor = started.live.client.take().expect("something was to be attached");
     let connection = monitor.writer()?;
     let outcome = attachment.hold(&store, &id, monitor, forwarder)?;
     attached::conclude(&store, &id, &config, outcome, started.lock.zip(Some(connection))).map(ExitCode::from)
+}
+
+/// Its launcher gets ready while we find out what is to run.
+fn begin() -> Result<Launcher, Failure> {
+    Launcher::begun().map_err(|error| Failure::new(format!("cannot start containers: {error}")))
 }
 
 /// Creates the container, and says its id where that was asked for.

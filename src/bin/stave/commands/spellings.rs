@@ -52,6 +52,19 @@ const SPELLINGS: &[(&str, &str, &[&str])] = &[
 /// The words of a command line with a long spelling taken for what it means. The first is the program's name.
 pub fn resolved(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = words.into_iter().collect();
+    let place = verb_place(&words);
+    let text = |place: usize| words.get(place).map(OsString::as_os_str).and_then(OsStr::to_str);
+    if let (Some(group), Some(word)) = (text(place), text(place + 1))
+        && let Some((_, _, meaning)) =
+            SPELLINGS.iter().find(|(of, spelled, _)| *of == group && *spelled == word)
+    {
+        words.splice(place..place + 2, meaning.iter().map(OsString::from));
+    }
+    words
+}
+
+/// Where the verb is among the words, or would be.
+pub fn verb_place(words: &[OsString]) -> usize {
     let mut place = 1;
     while let Some(word) = words.get(place).and_then(|word| word.to_str()) {
         match word {
@@ -61,14 +74,7 @@ pub fn resolved(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             _ => break,
         }
     }
-    let text = |place: usize| words.get(place).map(OsString::as_os_str).and_then(OsStr::to_str);
-    if let (Some(group), Some(word)) = (text(place), text(place + 1))
-        && let Some((_, _, meaning)) =
-            SPELLINGS.iter().find(|(of, spelled, _)| *of == group && *spelled == word)
-    {
-        words.splice(place..place + 2, meaning.iter().map(OsString::from));
-    }
-    words
+    place
 }
 
 /// The words of a group, for its help.

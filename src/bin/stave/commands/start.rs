@@ -50,7 +50,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         if container::state(&store, &container.id)?.status.is_live() {
             return Ok(());
         }
-        context.start(&store, &container.id, None, None, terminal::size()).map(drop)
+        context.start(&store, &container.id, None, None, terminal::size(), None).map(drop)
     })
 }
 
@@ -104,7 +104,7 @@ fn attended(context: &Context, args: &Args, name: &str) -> Result<ExitCode, Fail
         .map_err(|what| Failure::usage(format!("--detach-keys `{}`: {what}", args.detach_keys)))?;
     let attachment = Attachment { streams, tty: config.process.tty, proxy: true, keys };
     attachment.check()?;
-    let mut started = context.start(&store, &container.id, None, Some(streams), terminal::size())?;
+    let mut started = context.start(&store, &container.id, None, Some(streams), terminal::size(), None)?;
     let monitor = started.live.client.take().expect("something was to be attached");
     let connection = monitor.writer()?;
     let outcome = attachment.hold(&store, &container.id, monitor, &forwarder)?;

@@ -1,39 +1,20 @@
-//! Switches with a value, as Docker's command line takes them: `--rm=true`, `--init=false`, `-d=false`.
+//! Two habits of Docker's command line: switches with a value (`--rm=true`, `--init=false`, `-d=false`), and commands
+//! that may begin with anything (`run --entrypoint sh IMAGE -c 'echo x'`).
 //!
-//! A switch that is on is left as its name alone, and one that is off is left out, before the command line is read:
-//! so no verb has to know. What the flags before the first word that is no flag are, is asked of the verbs' own
-//! descriptions; what stands behind a container's image is the container's and stays as it is.
+//! A switch that is on is left as its name alone, one that is off is left out, and `--` is put before a command that
+//! looks like a flag, before the command line is read: so no verb has to know. What the flags before the first word
+//! that is no flag are, is asked of the verbs' own descriptions; what stands behind a container's image is the
+//! container's and stays as it is.
 
 use std::ffi::OsString;
 
-use clap::{Arg, ArgAction, Command, CommandFactory};
+use clap::{Arg, ArgAction, Command};
 
-/// The words of a command line, switches being without values.
-pub fn plain(words: Vec<OsString>) -> Vec<OsString> {
-    // Nearly always there is none, and then nothing is to be done.
-    let has_value =
-        |word: &OsString| word.to_str().is_some_and(|text| text.starts_with('-') && value_of(text).is_some());
-    if !words.iter().skip(1).any(has_value) {
-        return words;
-    }
-    of(&super::Arguments::command(), words)
-}
-
-fn value_of(word: &str) -> Option<(&str, bool)> {
-    let (name, value) = word.split_once('=')?;
-    // As Go reads truth values.
-    let is_on = match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-        _ => return None,
-    };
-    Some((name, is_on))
-}
-
-fn of(program: &Command, words: Vec<OsString>) -> Vec<OsString> {
+/// The words of a command line, switches being without values, and commands apart from flags.
+pub fn plain(program: &Command, words: Vec<OsString>) -> Vec<OsString> {
     let mut command = program;
-    let mut out = Vec::with_capacity(words.len());
-    let mut words = words.into_iter();
+    let mut out = Vec::with_capacity(words.len() + 1);
+    let mut words = words.into_iter().peekable();
     out.extend(words.next());
     while let Some(word) = words.next() {
         let text = word.to_str().unwrap_or("");
@@ -43,11 +24,15 @@ fn of(program: &Command, words: Vec<OsString>) -> Vec<OsString> {
         }
         if text.len() < 2 || !text.starts_with('-') {
             let verb = command.find_subcommand(text);
-            // What follows the first word of a verb that runs a program may be the program's.
+            // What follows the first word of a verb that runs a program is the program's.
             let ends = verb.is_none() && command.get_positionals().any(|one| one.is_trailing_var_arg_set());
             command = verb.unwrap_or(command);
             out.push(word);
             if ends {
+                // A `--` that is there already is a word as any other.
+                if words.peek().is_some_and(|next| next.as_encoded_bytes().starts_with(b"-")) {
+                    out.push("--".into());
+                }
                 break;
             }
             continue;
@@ -67,6 +52,17 @@ fn of(program: &Command, words: Vec<OsString>) -> Vec<OsString> {
     }
     out.extend(words);
     out
+}
+
+fn value_of(word: &str) -> Option<(&str, bool)> {
+    let (name, value) = word.split_once('=')?;
+    // As Go reads truth values.
+    let is_on = match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        _ => return None,
+    };
+    Some((name, is_on))
 }
 
 /// The argument that a flag is of, and whether a value is in the same word. Of letters in one word it is the first
@@ -115,7 +111,9 @@ mod tests {
     use super::*;
 
     fn through(line: &str) -> String {
-        let words = plain(line.split(' ').map(OsString::from).collect());
+        use clap::CommandFactory;
+        let words = line.split(' ').map(OsString::from).collect();
+        let words = plain(&super::super::Arguments::command(), words);
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -135,8 +133,7 @@ mod tests {
     #[test]
     fn what_is_no_switch_stays() {
         for line in [
-            "stave run i --rm=true",
-            "stave run --rm i -d=true --x=false",
+            "stave run i c --rm=true",
             "stave exec c cmd --tty=true",
             "stave run --sig-proxy=false i",
             "stave run --label=true --env=false i",
@@ -147,6 +144,49 @@ mod tests {
             "stave build --network=host --build-arg x=true .",
         ] {
             assert_eq!(through(line), line);
+        }
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_command() {
+        for (line, expected) in [
+            ("stave run i --rm=true", "stave run i -- --rm=true"),
+            ("stave run --rm=1 --entrypoint sh i -c x", "stave run --rm --entrypoint sh i -- -c x"),
+            ("stave create -e A i -- x", "stave create -e A i -- -- x"),
+            ("stave run i -", "stave run i -- -"),
+            ("stave exec -it c -l", "stave exec -it c -- -l"),
+            ("stave top c -ef", "stave top c -- -ef"),
+            ("stave runtime exec c --tty", "stave runtime exec c -- --tty"),
+            ("stave runtime ps c -ef", "stave runtime ps c -- -ef"),
+        ] {
+            assert_eq!(through(line), expected);
+        }
+        for line in ["stave run i", "stave run i sh -c x", "stave run -- i -c x", "stave kill c -s 9"] {
+            assert_eq!(through(line), line);
+        }
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_typed() {
+        for (line, expected) in [
+            ("stave run --entrypoint=sh i -c -x", &["-c", "-x"][..]),
+            ("stave run i -- x", &["--", "x"]),
+            ("stave run -- i -- x", &["--", "x"]),
+            ("stave create i --rm", &["--rm"]),
+            ("stave create i sh -c --", &["sh", "-c", "--"]),
+            ("stave run i", &[]),
+        ] {
+            use super::super::Verb;
+            let (image, command) =
+                match super::super::parse(line.split(' ').map(OsString::from)).unwrap().verb {
+                    Verb::Run(args) => args.image_and_command(),
+                    Verb::Create(args) => args.image_and_command(),
+                    _ => unreachable!("there are two verbs above"),
+                };
+            assert_eq!(
+                (&*image, &*command),
+                ("i", &expected.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()[..])
+            );
         }
     }
 }

@@ -21,10 +21,10 @@
 //! `XDG_RUNTIME_DIR`s or none, and all must find the containers that the store has.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::ThreadNameSpaceType;
+use stave::runtime::standing::{self, lock};
 
 use super::{Purpose, refused};
 use crate::failure::Failure;
@@ -83,7 +84,9 @@ pub(super) fn enter(
     let Some(place) = place else { return make() };
     let users = place.open("users").map_err(failed)?;
     // Without a holder there may still be those who need one: it was killed.
-    let orphans = lock(users.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err();
+    // And the one that keeps the user's networks may end a moment later than it: they are of its namespace.
+    let orphans = lock(users.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err()
+        || place.open("network").and_then(|keeper| standing::is_held(&keeper)).map_err(failed)?;
     if purpose == Purpose::Passing {
         drop(users);
         let joined = place.join().and_then(|joined| Ok(joined || orphans && place.rejoin()?));
@@ -116,14 +119,9 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// Takes a lock, waiting for it unless `how` says otherwise.
-fn lock(file: impl AsFd, how: FlockOperation) -> io::Result<()> {
-    loop {
-        match rustix::fs::flock(&file, how) {
-            Err(Errno::INTR) => {}
-            other => return Ok(other?),
-        }
-    }
+/// The folder of a store that stands for the namespace.
+pub(super) fn folder(root: &Path) -> PathBuf {
+    root.join(FOLDER)
 }
 
 /// The folder `namespace` of a store.
@@ -161,40 +159,11 @@ impl Place {
         // While we look nobody starts one, so the one that is found is the one whose number is written.
         let start = self.open("start")?;
         lock(start.as_fd(), FlockOperation::LockShared)?;
-        let mut holder = self.open("holder")?;
-        let is_held = |holder: &File| match rustix::fs::flock(holder, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => {
-                let _ = rustix::fs::flock(holder, FlockOperation::Unlock);
-                Ok(false)
-            }
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(error) => Err(io::Error::from(error)),
-        };
-        if !is_held(&holder)? {
-            return Ok(false);
-        }
-        let mut text = String::new();
-        Read::by_ref(&mut holder).take(32).read_to_string(&mut text)?;
-        let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else {
-            return Err(io::Error::other(
-                "the number of the holding process is damaged; end `stave-namespace`",
-            ));
-        };
-        let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => handle,
-            Err(Errno::SRCH) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        // The number is of one that lived when we took the handle: of that one, if it lives still. In another process
-        // namespace the number would be anybody's, so the file must be in its hands too.
-        let path = rustix::fs::stat(format!("/proc/{pid}/fd/0"));
-        let ours = rustix::fs::fstat(&holder)?;
-        let same = path.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino));
-        let owner = rustix::fs::stat(format!("/proc/{pid}")).map(|stat| stat.st_uid);
-        if !is_held(&holder)? || !same || owner != Ok(rustix::process::geteuid().as_raw()) {
-            return Ok(false);
-        }
-        enter_that_of(pid, &handle)
+        let found = standing::find(&mut self.open("holder")?).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => io::Error::other(format!("{error}; end `{NAME}`")),
+            _ => error,
+        })?;
+        found.map_or(Ok(false), |holder| enter_that_of(holder.pid, &holder.handle))
     }
 
     /// Joins the namespace of whoever still holds `users`, when the holder was killed. Gives whether there is one.

@@ -12,7 +12,7 @@ mod mapping;
 mod refused;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, unshare};
@@ -31,12 +31,18 @@ const FIRST_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 /// The user who started us.
 static OUTSIDE: OnceLock<u32> = OnceLock::new();
 
-/// Set once we are in a user namespace of ours.
-static ENTERED: OnceLock<()> = OnceLock::new();
+/// Set once we are in a user namespace of ours: the folder by which the user's commands find the one that they share.
+static ENTERED: OnceLock<PathBuf> = OnceLock::new();
 
 /// The user who started us, if we are in a user namespace of ours.
 pub fn entered() -> Option<u32> {
-    ENTERED.get().and_then(|()| OUTSIDE.get().copied())
+    ENTERED.get().and_then(|_| OUTSIDE.get().copied())
+}
+
+/// If we are in a user namespace of ours, the folder that stands for the one that the user's commands share. Commands
+/// whose purpose is passing may be in another, if nothing lasts that they would have to find.
+pub fn shared() -> Option<&'static Path> {
+    ENTERED.get().map(PathBuf::as_path)
 }
 
 /// Whether an ordinary user started us.
@@ -92,13 +98,13 @@ pub fn namespaces(purpose: Purpose, store: &Path) -> Result<(), Failure> {
     if let (true, Some(outside)) = (user.is_root(), inside) {
         let _ = OUTSIDE.set(outside);
         holder::enter(purpose, store, || Ok(()))?;
-        let _ = ENTERED.set(());
+        let _ = ENTERED.set(holder::folder(store));
     } else {
         let _ = OUTSIDE.set(user.as_raw());
         // Also with all rights but that one, as in a container of Docker's.
         if !user.is_root() || !may_mount() {
             holder::enter(purpose, store, mapping::enter_user_namespace)?;
-            let _ = ENTERED.set(());
+            let _ = ENTERED.set(holder::folder(store));
         }
     }
     unshare(CloneFlags::CLONE_NEWNS)

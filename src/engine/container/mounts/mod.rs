@@ -418,7 +418,13 @@ fn open_image(
     let layers =
         store.find_layers(&identities, &lease)?.map_err(|_| MountError::NoLayers(name.to_owned()))?;
     let view = store.container_image_view(&layers, id, number)?;
-    bind_below(view, &format!("image `{name}`"), subpath)
+    let place = store.temporary()?;
+    let path = subpath.unwrap_or("/");
+    detached::bind_part(view, path, place.path()).map_err(|source| MountError::Subpath {
+        what: format!("image `{name}`"),
+        subpath: path.to_owned(),
+        source,
+    })
 }
 
 /// A mount of `handle`, or of something below it.

@@ -54,6 +54,11 @@ fn settings_belong_to_namespaces() {
     {
         assert!(setting(wrong).is_err(), "{wrong}");
     }
+    // The name of the machine has a field of its own, also where that is empty.
+    let mut unnamed = default_bundle(None);
+    unnamed.hostname.clear();
+    unnamed.linux.sysctl.insert("kernel.hostname".to_owned(), "x".to_owned());
+    assert!(check_all(&unnamed, Path::new("/bundle")).is_err());
     assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.x"), "net/ipv4/conf/eth0.1/x");
     assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/x"), "net/ipv4/conf/eth0.1/x");
 }

@@ -15,9 +15,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::link::{self, Link};
 use super::packet::{A, AAAA, Query, Rcode, Record, Unreadable, rcode, refusal};
-use super::relay;
 pub(super) use super::zone::Zone;
 use super::{PENDING, RESOLVER, STREAMS, Serving, Thing};
+use super::{redirect, relay};
 
 const PORT: u16 = 53;
 /// How long a name server is waited for, and a client that has connected.
@@ -81,14 +81,24 @@ enum Outcome {
     Nothing,
 }
 
-/// The sockets that a container asks; made inside it.
+/// The sockets that a container asks; made inside it. On a kernel that cannot lead questions elsewhere they have the
+/// port itself, and a name server in the container cannot have it on all addresses.
 pub(super) fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
-    let address = SocketAddr::new(RESOLVER.into(), PORT);
+    let (datagrams, streams) = sockets_at(0)?;
+    let port = |socket: &OwnedFd| -> io::Result<u16> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?.port())
+    };
+    match redirect::lead(port(&datagrams)?, port(&streams)?) {
+        Ok(()) => Ok((datagrams, streams)),
+        Err(_) => sockets_at(PORT),
+    }
+}
+
+fn sockets_at(port: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+    let address = SocketAddr::new(RESOLVER.into(), port);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let datagrams =
         rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
-    // So that a name server in the container may still have the port on all addresses.
-    sockopt::set_socket_reuseaddr(&datagrams, true)?;
     rustix::net::bind(&datagrams, &address)?;
     let streams =
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))?;

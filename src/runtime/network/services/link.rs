@@ -18,6 +18,10 @@ const AT_ONCE: usize = 16;
 const CHUNK: usize = 16 << 10;
 /// After how long without a word an end is asked whether it is still there, as Docker's proxy does.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How often it is asked before it counts as gone.
+const ASKED: u32 = 3;
+/// After how long without a byte a connection gives up its place to a new one, where there are too many.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Two sockets.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Link {
     connecting: bool,
     /// When it ends at the latest, if it may not last for as long as its two ends like.
     pub(super) until: Option<Instant>,
+    /// When bytes last came or went.
+    moved: Instant,
 }
 
 #[derive(Debug)]
@@ -53,7 +59,12 @@ impl Link {
     pub(super) fn new(client: OwnedFd, server: OwnedFd, pending: Vec<u8>) -> Self {
         let mut sides = [client, server].map(Side::new);
         sides[1].pending = pending;
-        Self { sides, connecting: true, until: None }
+        Self { sides, connecting: true, until: None, moved: Instant::now() }
+    }
+
+    /// Since when nothing has moved, if that is long.
+    pub(super) fn idle_since(&self, now: Instant) -> Option<Instant> {
+        (now.duration_since(self.moved) >= IDLE).then_some(self.moved)
     }
 
     /// Moves what can be moved. An error, or the end of both sides, ends it.
@@ -130,9 +141,13 @@ impl Serving {
     pub(super) fn accept(&mut self, listener: &Listener) {
         for _ in 0..AT_ONCE {
             if self.count(|thing| matches!(thing, Thing::Link(_))) >= self.max_links {
-                // The listeners are told when the one that is served now is back in its place.
-                self.full = true;
-                return;
+                // The one that has been silent for longest may be somebody's who will never speak again.
+                let Some(slot) = self.longest_idle() else {
+                    // The listeners are told when the one that is served now is back in its place.
+                    self.full = true;
+                    return;
+                };
+                self.release(slot);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&listener.socket, flags) {
@@ -154,6 +169,16 @@ impl Serving {
         }
     }
 
+    /// The connection that has been silent for longest, if that is long.
+    pub(super) fn longest_idle(&self) -> Option<usize> {
+        let now = Instant::now();
+        let idle = self.slots.iter().enumerate().filter_map(|(slot, place)| match &place.thing {
+            Some(Thing::Link(link)) => Some((link.idle_since(now)?, slot)),
+            _ => None,
+        });
+        idle.min().map(|(_, slot)| slot)
+    }
+
     /// Begins to pass on bytes.
     pub(super) fn add_link(&mut self, link: Link) -> io::Result<()> {
         for side in &link.sides {
@@ -163,6 +188,7 @@ impl Serving {
             let _ = sockopt::set_socket_keepalive(&side.socket, true);
             let _ = sockopt::set_tcp_keepidle(&side.socket, SILENCE);
             let _ = sockopt::set_tcp_keepintvl(&side.socket, SILENCE);
+            let _ = sockopt::set_tcp_keepcnt(&side.socket, ASKED);
         }
         let slot = self.put(Thing::Link(link));
         let Some(Thing::Link(mut link)) = self.slots[slot].thing.take() else { return Ok(()) };
@@ -195,6 +221,7 @@ impl Serving {
         if flags.contains(EventFlags::ERR) {
             return None;
         }
+        link.moved = Instant::now();
         match link.move_on(&mut self.buffer[..CHUNK]) {
             Ok(true) => {}
             Ok(false) | Err(_) => return None,
@@ -225,5 +252,49 @@ impl Serving {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_byte() {
+        let (_client, ours) = pair();
+        let (theirs, _server) = pair();
+        let mut link = Link::new(ours, theirs, Vec::new());
+        let now = link.moved;
+        assert_eq!(link.idle_since(now + IDLE - Duration::from_secs(1)), None);
+        assert_eq!(link.idle_since(now + IDLE), Some(now));
+        link.moved = now + Duration::from_secs(2);
+        assert_eq!(link.idle_since(now + IDLE), None);
+    }
+
+    #[test]
+    fn bytes_pass_until_both_have_ended() {
+        let (client, ours) = pair();
+        let (theirs, server) = pair();
+        let mut link = Link::new(ours, theirs, b"early ".to_vec());
+        link.connecting = false;
+        let mut buffer = [0; CHUNK];
+        rustix::io::write(&client, b"word").unwrap();
+        assert!(link.move_on(&mut buffer).unwrap());
+        let length = rustix::io::read(&server, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"early word");
+        // One end is passed on, and the other way stays open.
+        rustix::net::shutdown(&client, Shutdown::Write).unwrap();
+        assert!(link.move_on(&mut buffer).unwrap());
+        assert_eq!(rustix::io::read(&server, &mut buffer).unwrap(), 0);
+        rustix::io::write(&server, b"answer").unwrap();
+        drop(server);
+        assert!(!link.move_on(&mut buffer).unwrap());
+        let length = rustix::io::read(&client, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"answer");
     }
 }

@@ -7,6 +7,7 @@
 mod dns;
 mod link;
 mod packet;
+mod redirect;
 mod relay;
 mod zone;
 
@@ -41,6 +42,8 @@ pub struct Resolver {
 pub struct Services {
     /// The host's network namespace, and the container's.
     pub host: OwnedFd,
+    /// Where the bridges are, if that is another and must not end before the container.
+    pub ground: Option<OwnedFd>,
     pub namespace: OwnedFd,
     /// Its being open is what says that the container lives.
     pub held: OwnedFd,
@@ -57,6 +60,7 @@ pub struct Services {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::runtime) struct ServicesPlan {
     host: usize,
+    ground: Option<usize>,
     namespace: usize,
     held: usize,
     folder: usize,
@@ -70,6 +74,7 @@ impl Services {
     pub(in crate::runtime) fn plan(self, parcel: &mut Parcel) -> ServicesPlan {
         ServicesPlan {
             host: parcel.add_fd(self.host),
+            ground: self.ground.map(|ground| parcel.add_fd(ground)),
             namespace: parcel.add_fd(self.namespace),
             held: parcel.add_fd(self.held),
             folder: parcel.add_fd(self.folder),
@@ -125,7 +130,9 @@ pub(in crate::runtime) struct Serving {
     epoll: OwnedFd,
     timer: OwnedFd,
     ticking: bool,
-    host: OwnedFd,
+    /// The way back from the container's namespace; none for an ordinary user's monitor, which may not come back.
+    host: Option<OwnedFd>,
+    _ground: Option<OwnedFd>,
     namespace: OwnedFd,
     _held: OwnedFd,
     resolver: Resolver,
@@ -148,11 +155,15 @@ impl Serving {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let links = descriptors.unwrap_or(u64::MAX).saturating_sub(RESERVE) / 2;
         let folder = take(fds, plan.folder)?;
+        let host = take(fds, plan.host)?;
+        // Joining what one is in changes nothing, and takes the right to come back to it.
+        let host = namespace::enter(&host).is_ok().then_some(host);
         let mut serving = Self {
             epoll,
             timer,
             ticking: false,
-            host: take(fds, plan.host)?,
+            host,
+            _ground: plan.ground.map(|ground| take(fds, ground)).transpose()?,
             namespace: take(fds, plan.namespace)?,
             _held: take(fds, plan.held)?,
             resolver: plan.resolver.clone().unwrap_or_default(),
@@ -259,7 +270,8 @@ impl Serving {
                 _ => self.release(slot),
             }
         }
-        if self.full && self.count(|thing| matches!(thing, Thing::Link(_))) < self.max_links {
+        let room = self.count(|thing| matches!(thing, Thing::Link(_))) < self.max_links;
+        if self.full && (room || self.longest_idle().is_some()) {
             self.set_full(false);
         }
     }
@@ -354,11 +366,12 @@ impl Serving {
     }
 
     /// Makes something in the container's namespace. A process that could not come back would do everything else
-    /// there too; it ends, and the container with it.
-    fn inside<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    /// there too; it ends, and the container with it. Who may not come back sends a thread, and waits for its end.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let Some(host) = &self.host else { return namespace::within(self.namespace.as_fd(), work) };
         namespace::enter(&self.namespace)?;
         let made = work();
-        if namespace::enter(&self.host).is_err() {
+        if namespace::enter(host).is_err() {
             std::process::exit(1);
         }
         made

@@ -246,7 +246,7 @@ fn five_thousand_directories_deep() {
     let lower = place.make("lower");
     let lower = open(&lower);
     // As an upper directory that states everything.
-    let committed = commit(fs.as_fd(), Some(lower.as_fd()), Marks::User).unwrap();
+    let committed = commit(fs.as_fd(), Lower::Mounted(lower.as_fd()), Marks::User).unwrap();
     assert_eq!(committed.entries, 5002);
     let mut tar = Vec::new();
     assert_eq!(write_tar(fs.as_fd(), Marks::User, &mut tar).unwrap(), committed.diff_id);

@@ -1,5 +1,6 @@
 //! Layers, tested as archives, as directories and as mounts of the real kernel.
 
+mod grounds;
 mod hostile;
 mod overlays;
 mod round_trip;

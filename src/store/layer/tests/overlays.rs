@@ -248,7 +248,7 @@ fn directories_that_were_only_visited_are_no_change() {
     drop((root, view));
     let again = tempfile::tempdir().unwrap();
     let tree = mount(&layers, None, &options(again.path(), Api::Auto)).unwrap();
-    let committed = commit(open(&upper).as_fd(), Some(tree.as_fd()), Marks::Trusted).unwrap();
+    let committed = commit(open(&upper).as_fd(), Lower::Mounted(tree.as_fd()), Marks::Trusted).unwrap();
     assert!(!committed.empty);
     let mut names: Vec<_> = std::fs::read_dir(&upper).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();

@@ -187,7 +187,7 @@ fn step(place: &Place, base: &[LayerRef<'_>], act: impl FnOnce(&Path)) -> (Vec<S
     let seen = list(root::open_dir(&view, ".").unwrap());
     drop(view);
     let (lower, _scratch) = view_of(base);
-    let committed = commit(open(&upper).as_fd(), Some(lower.as_fd()), marks()).unwrap();
+    let committed = commit(open(&upper).as_fd(), Lower::Mounted(lower.as_fd()), marks()).unwrap();
     (seen, committed)
 }
 
@@ -195,7 +195,7 @@ fn check(first: &[Change], second: &[Change]) {
     let place = Place::new();
     let base = place.make("base");
     first.iter().for_each(|change| perform(&base, change));
-    let made = commit(open(&base).as_fd(), None, marks()).unwrap();
+    let made = commit(open(&base).as_fd(), Lower::Nothing, marks()).unwrap();
     let below = LayerRef { fs: &base, implied: &made.implied };
     let (b, committed) =
         step(&place, &[below], |tree| second.iter().for_each(|change| perform(tree, change)));
@@ -222,7 +222,7 @@ fn check(first: &[Change], second: &[Change]) {
     assert!(rewritten == tar);
     // Committing what was committed changes nothing.
     let (lower, _scratch) = view_of(&[below]);
-    assert_eq!(commit(open(&again).as_fd(), Some(lower.as_fd()), marks()).unwrap(), committed);
+    assert_eq!(commit(open(&again).as_fd(), Lower::Mounted(lower.as_fd()), marks()).unwrap(), committed);
 }
 
 proptest! {
@@ -250,7 +250,7 @@ fn content(act: impl FnOnce(&Path)) -> Committed {
     ] {
         perform(&base, &change);
     }
-    let made = commit(open(&base).as_fd(), None, marks()).unwrap();
+    let made = commit(open(&base).as_fd(), Lower::Nothing, marks()).unwrap();
     step(&place, &[LayerRef { fs: &base, implied: &made.implied }], act).1
 }
 
@@ -319,7 +319,7 @@ fn names_that_tar_cannot_hold() {
     let place = Place::new();
     let fs = place.make("fs");
     fs::write(fs.join(".wh.x"), "").unwrap();
-    let error = commit(open(&fs).as_fd(), None, marks()).unwrap_err();
+    let error = commit(open(&fs).as_fd(), Lower::Nothing, marks()).unwrap_err();
     assert!(error.to_string().starts_with("cannot store `.wh.x` in an image layer: "), "{error}");
 }
 
@@ -346,7 +346,7 @@ fn digests_are_pinned() {
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::utimensat(open(&fs), path, &times, flags).unwrap();
     }
-    let committed = commit(open(&fs).as_fd(), None, marks()).unwrap();
+    let committed = commit(open(&fs).as_fd(), Lower::Nothing, marks()).unwrap();
     assert_eq!(fs::metadata(&fs).unwrap().mode() & 0o7777, 0o755);
     let parse = |hex| Digest::from_hex(hex).unwrap();
     assert_eq!(

@@ -56,10 +56,9 @@ pub fn find(store: &Store, text: &str, args: &Args) -> Result<Option<Value>, Fai
 
 fn container(store: &Store, text: &str, args: &Args) -> Result<Option<Value>, Failure> {
     let row = match store.container(text)? {
-        Named::One(row) => *row,
         Named::None => return Ok(None),
-        // Says which they are.
-        Named::Several(_) => find_container(store, text)?,
+        // Says which they are, if there are several.
+        Named::One(_) | Named::Several(_) => find_container(store, text)?,
     };
     let mut seen = container::see(store, row)?;
     network::see_networks(&ambient::machine(), &mut seen);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use stave::engine::network::NetworkError;
-use stave::runtime::network::Machine;
+use stave::runtime::network::{Machine, NetworkError as MachineError};
 
 use super::context::Context;
+use crate::ambient;
 use crate::failure::Failure;
-use crate::{ambient, enter};
 
 mod connect;
 mod create;
@@ -50,15 +50,16 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Where bridges are made. An ordinary user's would be in a namespace of the user's, and lead nowhere.
+/// Where bridges are made.
 fn bridges() -> Result<Machine, Failure> {
-    match enter::outside() {
-        None => Ok(ambient::machine()),
-        Some(_) => Err(Failure::new("an ordinary user has no bridge networks: they take root").hint(
-            "each container has a network of its own; `--network container:NAME` shares another container's",
+    match ambient::has_bridges() {
+        true => Ok(ambient::machine()),
+        false => Err(Failure::from_error(&MachineError::NoNft).hint(
+            "without it each container has a network of its own; `--network container:NAME` shares another container's",
         )),
     }
 }
+
 pub use inspect::inspected;
 pub use prune::{filters, prune};
 

@@ -118,7 +118,12 @@ fn document(context: &Context) -> Result<Value, Failure> {
         warnings.push(format!("trees are made with {}: {}", chosen.snapshotter.name(), chosen.reason));
     }
     let network = match ambient::user_network() {
-        None => "bridge".to_owned(),
+        None => {
+            if let Some(Err(why)) = ambient::machine().yard.map(|yard| yard.uplink) {
+                warnings.push(format!("containers reach each other, but nothing outside: {why}"));
+            }
+            "bridge".to_owned()
+        }
         Some(Ok(network)) => network.programs.first().map_or("none", |program| program.name()).to_owned(),
         Some(Err(why)) => {
             warnings.push(format!("containers have no network but the machine's: {why}"));
