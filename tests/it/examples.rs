@@ -65,6 +65,7 @@ fn greeter(root: &Path) {
     };
     let run = |args: &[&str]| {
         let output = stave(&[&["run", "--rm", "--network=none"], args].concat());
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
         (output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     };
 
