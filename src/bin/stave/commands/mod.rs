@@ -251,7 +251,10 @@ fn resolved(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 fn describing(words: &[OsString]) -> Command {
     let verb = words.get(spellings::verb_place(words)).and_then(|word| Verb::described(word.to_str()?));
     match verb {
-        Some(verb) => Before::augment_args(Command::new("stave")).subcommand_required(true).subcommand(verb),
+        Some(verb) => {
+            let program = Command::new("stave").version(env!("CARGO_PKG_VERSION")).max_term_width(100);
+            Before::augment_args(program).subcommand_required(true).subcommand(verb)
+        }
         None => Arguments::command(),
     }
 }
