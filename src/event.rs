@@ -191,7 +191,11 @@ fn rotate(folder: impl AsFd, file: &OwnedFd) -> io::Result<()> {
         other => other?,
     }
     let ours = rustix::fs::fstat(file)?;
-    let named = rustix::fs::statat(&folder, LOG, AtFlags::SYMLINK_NOFOLLOW)?;
+    let named = match rustix::fs::statat(&folder, LOG, AtFlags::SYMLINK_NOFOLLOW) {
+        // Renamed by somebody else, and nobody has begun the next one.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
     if (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino) {
         rustix::fs::renameat(&folder, LOG, &folder, EARLIER)?;
     }

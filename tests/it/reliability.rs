@@ -125,8 +125,10 @@ fn groups_of_killed_launchers_are_swept() {
     }
     build.kill().unwrap();
     build.wait().unwrap();
-    eventually("the step ends with its launcher", || {
-        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())
+    eventually("the step ends with its launcher", || match fs::read_to_string(group.join("cgroup.procs")) {
+        Ok(pids) => pids.is_empty(),
+        // Swept by another builder on this machine.
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     });
     rig.ok(&["prune", "--force"]);
     assert!(!group.exists(), "{group:?}");
