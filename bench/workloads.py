@@ -120,10 +120,20 @@ def big_layers(bench):
             case.add(tool, lambda _, tool=tool, c=compression: tool.archive(context, dest, c), after=size,
                      before=lambda _, tool=tool: renew(tool))
         yield case
-    again = Case(f"{mib} MiB, gzip, exported again", "as a file copy", content=mib * MIB)
+    again = Case(f"{mib} MiB, gzip, exported again", "as a file copy", content=mib * MIB, warm=0)
+    exported = set()
+
+    def export_first(tool):
+        # A first export compresses, also of whoever is asked only once.
+        if tool.name not in exported:
+            exported.add(tool.name)
+            subprocess.run([str(word) for word in tool.archive(context, dest)], check=True, env=bench.environment,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        dest.unlink(missing_ok=True)
+
     for tool in archivers:
         again.add(tool, lambda _, tool=tool: tool.archive(context, dest), after=size,
-                  before=lambda _: dest.unlink(missing_ok=True))
+                  before=lambda _, tool=tool: export_first(tool))
     copy = bench.folder / "copied.tar"
     again.add(None, lambda _: ["cp", "--reflink=never", dest, copy], name="floor: cp",
               before=lambda _: copy.unlink(missing_ok=True))

@@ -18,6 +18,7 @@ count_junit() { # name file
     bad=$(grep -cE '<(failure|error)[ >]' "$2" || true)
     skipped=$(grep -c 'skipped: needs' "$2" || true)
     list_skips "$2"
+    list_flaky "$2"
     add_counts "$1" $((all - bad)) "$bad" "$skipped"
 }
 
@@ -26,6 +27,8 @@ count_libtest() { # name file
     local passed failed skipped
     passed=$(sed -nE 's/^test result: .* ([0-9]+) passed;.*/\1/p' "$2" | paste -sd+ | bc_sum)
     failed=$(sed -nE 's/^test result: .* ([0-9]+) failed;.*/\1/p' "$2" | paste -sd+ | bc_sum)
+    # Those that failed and were asked again are counted by how that ended.
+    failed=$((failed - $(sed -nE 's/^asked again: ([0-9]+):.*/\1/p' "$2" | paste -sd+ | bc_sum)))
     skipped=$(grep -c 'skipped: needs' "$2" || true)
     # A run that ended before it could report has failed.
     if ! grep -q '^test result:' "$2"; then failed=$((failed + 1)); fi
@@ -41,8 +44,14 @@ list_skips() { # file
     grep -oE 'skipped: needs .*' "$1" | sed -E 's/ \([^)]*\)$//' | sort | uniq -c | sed 's/^ */  /' || true
 }
 
+# Tests that failed and then held when they were asked again.
+list_flaky() { # file
+    awk -F'"' '/<testcase / { name = $2 } /<flakyFailure / { print "  held only when asked again: " name }' "$1" | sort -u
+}
+
 # Of a log of cargo's harness: the results, and everything about failures.
 show_tests() { # file
+    grep '^asked again:' "$1" || true
     if grep -qE '^(test result: FAILED|error)' "$1" || ! grep -q '^test result:' "$1"; then
         cat "$1"
     else

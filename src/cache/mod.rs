@@ -106,7 +106,7 @@ impl<'a> Cache<'a> {
                          (SELECT layer.diff_id FROM identity JOIN layer ON layer.id = identity.layer
                           WHERE identity.identity = action.layer), diff_id), created
                      FROM action WHERE key = ?";
-        self.store.read(|db| {
+        self.store.look_up(|db| {
             db.prepare_cached(query)?
                 .query_row([key], |row| {
                     Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
@@ -170,7 +170,7 @@ impl<'a> Cache<'a> {
     /// # Errors
     /// What the database gives.
     pub fn content(&self, tree: TreeIdentity, selector: &str) -> Result<Option<ContentDigest>, StoreError> {
-        let known = self.store.read(|db| {
+        let known = self.store.look_up(|db| {
             db.prepare_cached("SELECT digest FROM content WHERE tree = ? AND selector = ?")?
                 .query_row(params![tree, selector], |row| row.get(0))
                 .optional()

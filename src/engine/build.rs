@@ -185,7 +185,7 @@ impl<'a> Engine<'a> {
                 parser::parse(&request.dockerfile)
             })
             .inspect_err(|_| {
-                drop(self.tell_findings(request, &request.options, &BTreeMap::new(), &mut Vec::new()))
+                drop(self.tell_findings(request, None, &request.options, &BTreeMap::new(), &mut Vec::new()))
             })?;
         if let Some(ignore) = &request.ignore {
             excluded =
@@ -202,7 +202,7 @@ impl<'a> Engine<'a> {
         for platform in platforms {
             options.platform = platform;
             let lowered = self.lower(&dockerfile, &options, &mut found, remotes, request.pull, &lease);
-            let report = self.tell_findings(request, &options, &found, &mut told);
+            let report = self.tell_findings(request, Some(&dockerfile), &options, &found, &mut told);
             violation = violation.or_else(|| report.failure());
             let mut lowered = match lowered {
                 Ok(lowered) => lowered,

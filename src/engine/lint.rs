@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::SourceText;
 use crate::parser::lint::{self, Config, Finding, Input, Report, Scope};
-use crate::parser::{BuildOptions, ImageNeed, ResolvedImage};
+use crate::parser::{BuildOptions, Dockerfile, ImageNeed, ResolvedImage};
 use crate::platform::Platform;
 use crate::progress;
 use crate::reference::Reference;
@@ -31,6 +31,7 @@ pub fn check(request: &CheckRequest, store: Option<&Store>) -> Report {
     loop {
         let report = lint::check(&Input {
             dockerfile: request.dockerfile,
+            parsed: None,
             ignore: request.ignore,
             options: request.options,
             images: &images,
@@ -68,12 +69,14 @@ impl Engine<'_> {
     pub(super) fn tell_findings(
         &self,
         request: &BuildRequest,
+        parsed: Option<&Dockerfile>,
         options: &BuildOptions,
         images: &BTreeMap<(Reference, Platform), ResolvedImage>,
         told: &mut Vec<Finding>,
     ) -> Report {
         let report = lint::check(&Input {
             dockerfile: &request.dockerfile,
+            parsed,
             ignore: request.ignore.as_ref(),
             options,
             images,

@@ -32,6 +32,7 @@ pub use op::source::SourceOp;
 pub struct Vertex {
     id: VertexId,
     op: Op,
+    digest: Digest,
     inputs: Vec<VertexId>,
     metadata: Metadata,
 }
@@ -45,6 +46,11 @@ impl Vertex {
     /// What it does.
     pub fn op(&self) -> &Op {
         &self.op
+    }
+
+    /// [`Op::digest`] of it.
+    pub fn op_digest(&self) -> Digest {
+        self.digest
     }
 
     /// The vertices whose trees it reads, in the order in which the operation numbers them.
@@ -110,7 +116,8 @@ impl Definition {
         }
         op.validate(inputs.len())?;
         let mut hasher = Hasher::new();
-        hasher.field(op.digest().as_bytes());
+        let digest = op.digest();
+        hasher.field(digest.as_bytes());
         for input in &inputs {
             hasher.update(input.0.as_bytes());
         }
@@ -119,7 +126,7 @@ impl Definition {
             Some(&place) => self.vertices[place].metadata.ignore_cache |= metadata.ignore_cache,
             None => {
                 self.places.insert(id, self.vertices.len());
-                self.vertices.push(Vertex { id, op, inputs, metadata });
+                self.vertices.push(Vertex { id, op, digest, inputs, metadata });
             }
         }
         Ok(id)
@@ -173,7 +180,9 @@ impl Definition {
 fn canonical_digest(kind: &str, value: &impl serde::Serialize) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field(kind.as_bytes());
-    serde_json::to_writer(&mut hasher, value).expect("operations have no maps with other keys than strings");
+    // In one piece: the writer's own are a few bytes each.
+    let bytes = serde_json::to_vec(value).expect("operations have no maps with other keys than strings");
+    hasher.update(&bytes);
     hasher.finish()
 }
 

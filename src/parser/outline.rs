@@ -108,6 +108,7 @@ pub fn outline(source: &SourceText, options: &BuildOptions) -> Result<Outline, V
     let (images, extra) = (BTreeMap::new(), Config::default());
     let input = Input {
         dockerfile: source,
+        parsed: Some(&dockerfile),
         ignore: None,
         options,
         images: &images,

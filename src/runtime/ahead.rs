@@ -1,7 +1,8 @@
 //! Launchers that are there before they are needed.
 //!
 //! To execute our own program, large as it is, takes about as long as all that is made for a small sandbox. So where
-//! one sandbox is going to be started, its launcher begins while we still find out what shall run in it. Where many
+//! one sandbox is going to be started, its launcher begins while we still find out what shall run in it, and makes the
+//! namespaces that are known by then: a network takes the kernel more than everything else. Where many
 //! are, the first launcher stays a template, which copies itself for each of them: a copy has nothing to load. Both
 //! wait at their socket for an order, and end when it does.
 
@@ -16,6 +17,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::launch::CHILD_NAME;
 use super::plan::Order;
+use super::spec::MadeAhead;
 use super::wire::{self, Message};
 
 /// What was begun.
@@ -23,20 +25,20 @@ use super::wire::{self, Message};
 pub(super) enum Ahead {
     #[default]
     Nothing,
-    /// The launcher of the next sandbox, if it was not used yet.
-    One(Mutex<Option<Launched>>),
+    /// The launcher of the next sandbox, if it was not used yet, and what it makes meanwhile, if anything.
+    One(Mutex<Option<(Launched, Option<MadeAhead>)>>),
     /// The template, if it is well.
     Many(Mutex<Option<Launched>>),
 }
 
 impl Ahead {
-    /// A launcher for a sandbox: what was begun, or a new process.
-    pub(super) fn launcher(&self, program: &OwnedFd) -> io::Result<Launched> {
+    /// A launcher for an order: what was begun, or a new process.
+    pub(super) fn launcher(&self, program: &OwnedFd, order: &Order) -> io::Result<Launched> {
         match self {
             Self::Nothing => Launched::execute(program),
             Self::One(slot) => match slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(begun) => Ok(begun),
-                None => Launched::execute(program),
+                Some((begun, made)) if made.is_none_or(|made| order.suits(made)) => Ok(begun),
+                _ => Launched::execute(program),
             },
             Self::Many(slot) => {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,6 +89,12 @@ impl Launched {
         Ok(Self { handle: Handle::Executed(child), socket: Some(socket), independent: false })
     }
 
+    /// Has it make namespaces until its order comes.
+    pub(super) fn make_ahead(&self, made: MadeAhead) -> io::Result<()> {
+        let socket = self.socket.as_ref().expect("a launcher has one as long as it is not reaped");
+        wire::send(socket.as_fd(), &Order::Ahead(made), &[], &[])
+    }
+
     /// Has a template copy itself.
     fn copy(&self) -> io::Result<Self> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -135,6 +143,9 @@ fn wait(handle: &OwnedFd) -> io::Result<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::plan;
+    use crate::runtime::seccomp::Filters;
+    use crate::runtime::spec::{Network, Sandbox};
     use rustix::fs::{Mode, OFlags};
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -149,14 +160,30 @@ mod tests {
     #[test]
     fn what_was_begun_is_used_once() {
         let program = program("/bin/cat");
-        let ahead = Ahead::One(Mutex::new(Some(Launched::execute(&program).unwrap())));
-        let Ahead::One(slot) = &ahead else { unreachable!("it was just made") };
-        let begun = ahead.launcher(&program).unwrap();
-        assert!(slot.lock().unwrap().is_none());
-        let mut another = ahead.launcher(&program).unwrap();
-        // Both end with their sockets.
-        assert!(another.reap().success());
-        drop(begun);
+        let filters = Filters::default();
+        let made = Some(MadeAhead { ipc: true, uts: true, network: true });
+        let order = |network: Network| {
+            let sandbox = Sandbox { network, ..plan::tests::sandbox(&["true"]) };
+            Order::Run(Box::new(plan::plan(sandbox, &filters).unwrap().0))
+        };
+        let begun = || Ahead::One(Mutex::new(Some((Launched::execute(&program).unwrap(), made))));
+        let pid = |launched: &Launched| match &launched.handle {
+            Handle::Executed(child) => child.id(),
+            Handle::Copied(_) => unreachable!("nobody copied it"),
+        };
+        for (network, used) in [(Network::None, true), (Network::Host, false)] {
+            let ahead = begun();
+            let Ahead::One(slot) = &ahead else { unreachable!("it was just made") };
+            let number = pid(&slot.lock().unwrap().as_ref().unwrap().0);
+            let order = order(network);
+            let first = ahead.launcher(&program, &order).unwrap();
+            assert_eq!(pid(&first) == number, used, "who made a network cannot go back to the host's");
+            assert!(slot.lock().unwrap().is_none());
+            let mut another = ahead.launcher(&program, &order).unwrap();
+            // Both end with their sockets.
+            assert!(another.reap().success());
+            drop(first);
+        }
     }
 
     #[test]
@@ -168,7 +195,7 @@ mod tests {
         }
         let ahead = Ahead::Many(Mutex::new(Some(template)));
         for _ in 0..2 {
-            assert!(ahead.launcher(&program).unwrap().reap().success());
+            assert!(ahead.launcher(&program, &Order::Copy).unwrap().reap().success());
         }
     }
 

@@ -47,12 +47,15 @@ pub enum UpdateError {
 
 impl Group {
     /// The group that [`super::CgroupSpec`] with this parent and id made; nothing if there is none, as for an ordinary
-    /// user without a part of the hierarchy of its own.
-    pub fn find(parent: Option<&str>, id: &str) -> Option<Self> {
-        let parent: Vec<&str> =
-            parent.unwrap_or_default().split('/').filter(|name| !name.is_empty()).collect();
-        let directories = cgroup::find(&parent, id);
+    /// user without a part of the hierarchy of its own. It is elsewhere if another runtime made it.
+    pub fn find(parent: Option<&str>, foreign: bool, id: &str) -> Option<Self> {
+        let directories = cgroup::find(&names(parent), foreign, id);
         (!directories.is_empty()).then_some(Self { directories })
+    }
+
+    /// Removes what a container of another runtime left, for who knows that nobody runs it or is about to.
+    pub fn remove_foreign(parent: Option<&str>, id: &str) {
+        cgroup::remove_foreign(&names(parent), id);
     }
 
     fn of(&self, controller: &str) -> Option<&OwnedFd> {
@@ -236,6 +239,10 @@ impl Group {
 }
 
 /// Waits for what takes a moment; two seconds at most.
+fn names(parent: Option<&str>) -> Vec<&str> {
+    parent.unwrap_or_default().split('/').filter(|name| !name.is_empty()).collect()
+}
+
 fn wait_until(mut done: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
     for _ in 0..1000 {
         if done()? {

@@ -19,7 +19,7 @@ use super::executable::{self, Protected};
 use super::monitor::{Client, Life, LifePlan};
 use super::plan::{self, Order, PlanError, plan};
 use super::seccomp::Filters;
-use super::spec::{Join, Sandbox};
+use super::spec::{Join, MadeAhead, Sandbox};
 use super::sys;
 use super::wire::{self, Failure, FailureKind, Message, Parcel};
 
@@ -123,12 +123,17 @@ impl Launcher {
         Ok(Self { program, filters: Filters::default(), ahead: Ahead::Nothing, chores })
     }
 
-    /// As [`Launcher::of_this_program`], for one sandbox, whose launcher is begun already.
+    /// As [`Launcher::of_this_program`], for one sandbox, whose launcher is begun already and makes these namespaces. A
+    /// sandbox that has others gets another launcher.
     ///
     /// # Errors
     /// As [`Launcher::of_this_program`].
-    pub fn begun() -> io::Result<Self> {
-        Self::beginning(Ahead::One)
+    pub fn begun(made: Option<MadeAhead>) -> io::Result<Self> {
+        let mut launcher = Self::of_this_program()?;
+        let launched = Launched::execute(&launcher.program)?;
+        made.map_or(Ok(()), |made| launched.make_ahead(made))?;
+        launcher.ahead = Ahead::One(Mutex::new(Some((launched, made))));
+        Ok(launcher)
     }
 
     /// As [`Launcher::of_this_program`], for many sandboxes: their launchers are copies of one.
@@ -136,12 +141,8 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::of_this_program`].
     pub fn for_many() -> io::Result<Self> {
-        Self::beginning(Ahead::Many)
-    }
-
-    fn beginning(ahead: impl FnOnce(Mutex<Option<Launched>>) -> Ahead) -> io::Result<Self> {
         let mut launcher = Self::of_this_program()?;
-        launcher.ahead = ahead(Mutex::new(Some(Launched::execute(&launcher.program)?)));
+        launcher.ahead = Ahead::Many(Mutex::new(Some(Launched::execute(&launcher.program)?)));
         Ok(launcher)
     }
 
@@ -209,7 +210,7 @@ impl Launcher {
     fn launch(&self, order: &Order, mut parcel: Parcel) -> Result<(Launched, Begun), SpawnError> {
         // No index leads to it: the launcher keeps what it is not told to use until it ends.
         parcel.fds.extend(super::keep::kept().map_err(SpawnError::Launch)?);
-        let mut launcher = self.ahead.launcher(&self.program).map_err(SpawnError::Launch)?;
+        let mut launcher = self.ahead.launcher(&self.program, order).map_err(SpawnError::Launch)?;
         let socket = launcher.socket.as_ref().expect("a launcher has one as long as it is not reaped");
         let fds: Vec<_> = parcel.fds.iter().map(AsFd::as_fd).collect();
         let sent = wire::send(socket.as_fd(), order, &parcel.bytes, &fds);

@@ -52,8 +52,8 @@ pub use launch::{Launcher, LetGo, Live, Process, Running, SpawnError, Terminal, 
 pub use plan::{PlanError, is_device_rule};
 pub use processes::ProcessInfo;
 pub use spec::{
-    CgroupSpec, Device, Files, Filter, Io, Join, MountOptions, MountSource, Namespace, Namespaces, Network,
-    ProcessSpec, Propagation, Resources, Rlimit, Sandbox, SandboxMount, Security, Swap, Throttle,
+    CgroupSpec, Device, Files, Filter, Io, Join, MadeAhead, MountOptions, MountSource, Namespace, Namespaces,
+    Network, ProcessSpec, Propagation, Resources, Rlimit, Sandbox, SandboxMount, Security, Swap, Throttle,
     ThrottleKind, Tuning,
 };
 

@@ -14,8 +14,8 @@ use super::network::ServicesPlan;
 use super::network::user::UserNetwork;
 use super::seccomp::Filters;
 use super::spec::{
-    CgroupSpec, Device, Filter, Io, Join, MountSource, Namespace, Namespaces, Network, ProcessSpec,
-    Propagation, Resources, Rlimit, Sandbox, Security,
+    CgroupSpec, Device, Filter, Io, Join, MadeAhead, MountSource, Namespace, Namespaces, Network,
+    ProcessSpec, Propagation, Resources, Rlimit, Sandbox, Security,
 };
 use super::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use super::sysctl;
@@ -72,6 +72,21 @@ pub(super) enum Order {
     Foreign(Box<super::bundle::ForeignPlan>),
     /// Nothing yet: a copy of the process shall wait for an order at the socket that comes along.
     Copy,
+    /// Nothing yet, but a sandbox with these namespaces of its own will be.
+    Ahead(MadeAhead),
+}
+
+impl Order {
+    /// Whether a launcher that has made these namespaces can follow it: it cannot go back to the host's.
+    pub(super) fn suits(&self, made: MadeAhead) -> bool {
+        let Self::Run(plan) = self else { return false };
+        let own = |whose| whose == Whose::Own;
+        // A program that connects a network stays in the namespaces that the launcher is in when it starts it.
+        plan.network != NetworkPlan::User
+            && (!made.ipc || own(plan.namespaces.ipc))
+            && (!made.uts || own(plan.namespaces.uts))
+            && (!made.network || plan.network == NetworkPlan::New)
+    }
 }
 
 /// Which namespaces are the sandbox's own.
@@ -181,6 +196,8 @@ pub(super) struct Cgroup {
     pub accounted: bool,
     /// What the devices controller admits besides Docker's devices.
     pub devices: Vec<String>,
+    /// Whether some of that was asked for by number, and not by a device that is there.
+    pub has_rules: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -271,12 +288,15 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     if sandbox.hostname.is_empty() || sandbox.hostname.len() > 64 || sandbox.hostname.contains('\0') {
         return Err(PlanError::Hostname(sandbox.hostname));
     }
-    if let Some(name) = sandbox.domainname.as_ref().filter(|name| name.len() > 64 || name.contains('\0')) {
-        return Err(PlanError::Domainname(name.clone()));
-    }
     let score = sandbox.tuning.oom_score_adj;
     let process = process(&sandbox.process, &sandbox.security, &sandbox.rlimits, score, tty)?;
-    let sysctls = sysctl::check(&sandbox.tuning.sysctls, &sandbox.namespaces, &sandbox.network)?;
+    let mut sysctls = sysctl::check(&sandbox.tuning.sysctls, &sandbox.namespaces, &sandbox.network)?;
+    // By a call of its own: only the machine's root may write to the file.
+    let named = sysctls.iter().rposition(|(path, _)| path == "kernel/domainname");
+    let domainname = named.map(|at| sysctls.remove(at).1).or_else(|| sandbox.domainname.clone());
+    if let Some(name) = domainname.as_ref().filter(|name| name.len() > 64 || name.contains('\0')) {
+        return Err(PlanError::Domainname(name.clone()));
+    }
     let masks = masks(&sandbox.security)?;
     let cgroup = sandbox.cgroup.as_ref().map(|spec| cgroup(spec, &sandbox)).transpose()?;
     let mut steps = standard_steps(sandbox.shm_size);
@@ -369,7 +389,7 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     };
     let plan = Plan {
         hostname: sandbox.hostname,
-        domainname: sandbox.domainname,
+        domainname,
         network,
         services,
         rootfs: parcel.add_fd(sandbox.rootfs),
@@ -634,6 +654,7 @@ fn cgroup(spec: &CgroupSpec, sandbox: &Sandbox) -> Result<Cgroup, PlanError> {
         devices.push(rule.clone());
     }
     Ok(Cgroup {
+        has_rules: !sandbox.tuning.device_rules.is_empty(),
         id: spec.id.clone(),
         parent,
         resources: spec.resources.clone(),
@@ -660,4 +681,4 @@ pub fn is_device_rule(rule: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

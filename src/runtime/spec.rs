@@ -47,6 +47,16 @@ pub struct Namespaces {
     pub cgroup: Option<Namespace>,
 }
 
+/// What a launcher makes before it knows anything else of its sandbox: a mount namespace, and of these what the
+/// sandbox will have of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeAhead {
+    pub ipc: bool,
+    pub uts: bool,
+    /// A network namespace that nothing is connected to.
+    pub network: bool,
+}
+
 /// Whose a namespace is.
 #[derive(Debug, Default)]
 pub enum Namespace {
@@ -328,6 +338,9 @@ pub struct Rlimit {
 pub struct Device {
     /// Its absolute path.
     pub path: String,
+    /// Where the host has it, if that is elsewhere: below `/dev` too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// A block device; else one of characters.
     pub block: bool,
     pub major: u32,

@@ -235,6 +235,7 @@ impl Injected {
             };
             self.nodes.push(Device {
                 path: node.path.clone(),
+                host: node.host_path.as_ref().and_then(|path| path.to_str()).map(str::to_owned),
                 block,
                 major: rustix::fs::major(stat.st_rdev),
                 minor: rustix::fs::minor(stat.st_rdev),
@@ -265,6 +266,7 @@ impl Injected {
 pub(super) fn of_insecure_steps() -> Vec<Device> {
     let device = |path: String, block, major, minor| Device {
         path,
+        host: None,
         block,
         major,
         minor,

@@ -218,6 +218,7 @@ pub struct Solver<'a> {
     environment: Environment<'a>,
     cache: Cache<'a>,
     state: Mutex<State>,
+    ahead: network::Ahead,
 }
 
 #[derive(Default)]
@@ -257,7 +258,7 @@ impl<'a> Solver<'a> {
     /// A solver that has done nothing.
     pub fn new(environment: Environment<'a>) -> Self {
         let cache = Cache::with(environment.store, environment.exchange);
-        Self { environment, cache, state: Mutex::default() }
+        Self { environment, cache, state: Mutex::default(), ahead: network::Ahead::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -318,6 +319,7 @@ impl<'a> Solver<'a> {
         let order = graph.reachable(targets);
         let places: HashMap<VertexId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
         let vertices: Vec<&Vertex> = order.iter().filter_map(|id| graph.get(*id)).collect();
+        self.ahead.expect(vertices.iter().copied());
         let inputs: Vec<Vec<usize>> = vertices
             .iter()
             .map(|vertex| vertex.inputs().iter().map(|input| places[input]).collect())

@@ -3,8 +3,9 @@
 //! Knows nothing of what the nodes do, so it is tested with arithmetic. Steps that sleep or download must
 //! not wait for a core, so there are as many threads as it takes to leave no node waiting; and most nodes
 //! are looked up in no time, so there are no more. It begins with a few, and twice as many are allowed
-//! whenever nodes wait and a thread spends longer than [`PATIENCE`] on one. What computes is bounded by pools
-//! of its own.
+//! whenever nodes wait and a thread spends longer than [`PATIENCE`] on one; the more there are, the longer is
+//! waited, lest they only wait for a machine that is busy with other things. What computes is bounded by pools of its
+//! own.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -128,7 +129,8 @@ where
                 continue;
             }
             let (before, threads) = (guard.ended, guard.threads);
-            let (woken, waited) = idle.wait_timeout(guard, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            let patience = PATIENCE * (width / FIRST) as u32;
+            let (woken, waited) = idle.wait_timeout(guard, patience).unwrap_or_else(PoisonError::into_inner);
             guard = woken;
             // Each of them should have ended one at least; one that did not may never.
             if waited.timed_out() && guard.ended - before < threads {

@@ -326,7 +326,8 @@ impl Store {
             if let Some(_ended) = self.try_lock_name(&lock_of(&id))?
                 && let Some(_unclaimed) = self.try_lock_name(&claim_of(&id))?
             {
-                self.forget_container(&id, Stay::Lasting)?;
+                self.forget(&id, Stay::Lasting)?;
+                self.remove_folder(&id)?;
                 removed.push(id);
             }
         }
@@ -338,23 +339,41 @@ impl Store {
     /// # Errors
     /// What the database and the file system give. Without its row the rest is a stray, which a sweep takes.
     pub fn remove_container(&self, id: &ContainerId, stay: Stay, _held: &FileLock) -> Result<(), StoreError> {
-        self.forget_container(id.as_str(), stay)
+        self.forget(id.as_str(), stay)?;
+        self.remove_folder(id.as_str())
+    }
+
+    /// As [`Store::remove_container`], but its folder is only set aside, for its monitor to remove, or a sweep.
+    ///
+    /// # Errors
+    /// As [`Store::remove_container`].
+    pub fn set_container_aside(
+        &self,
+        id: &ContainerId,
+        stay: Stay,
+        _held: &FileLock,
+    ) -> Result<(), StoreError> {
+        self.forget(id.as_str(), stay)?;
+        let aside = self.path().join("tmp").join(id.as_str());
+        std::fs::rename(self.container_folder(id), &aside).map_err(StoreError::io("set aside", &aside))
     }
 
     /// A row that comes back after a power cut has no folder: see [`Store::container_is_lost`].
-    fn forget_container(&self, id: &str, stay: Stay) -> Result<(), StoreError> {
+    fn forget(&self, id: &str, stay: Stay) -> Result<(), StoreError> {
         let folder = self.path().join("containers").join(id);
-        let actor = root::open_ambient_dir(&folder).ok().and_then(crate::event::read_actor);
+        let actor = root::open_ambient_dir(folder).ok().and_then(crate::event::read_actor);
         self.write_for(stay, |tx| -> Result<_, StoreError> {
             Ok(tx.execute("DELETE FROM container WHERE id = ?", [id])?)
         })?;
-        if folder.exists() {
-            self.remove_tree(&folder)?;
-        }
         if let Some(actor) = actor {
             self.event(Kind::Container, "destroy", actor.id, actor.attributes);
         }
         Ok(())
+    }
+
+    fn remove_folder(&self, id: &str) -> Result<(), StoreError> {
+        let folder = self.path().join("containers").join(id);
+        if folder.exists() { self.remove_tree(&folder) } else { Ok(()) }
     }
 
     /// Whether a power cut took a container's folder and left its row. Whoever asks holds its lock: one that is being

@@ -21,12 +21,12 @@
 //! then the row; so a crash leaves only what [`Store::sweep`] recognises.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use rusqlite::Connection;
-use rustix::fs::{Access, AtFlags, Mode};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode};
 
 use crate::root;
 
@@ -123,6 +123,10 @@ pub enum StoreError {
     Apply { layer: String, source: Box<layer::ApplyError> },
     #[error("cannot mount layers: {0}")]
     Mount(#[source] layer::PathError),
+    #[error(
+        "the container's files are of the snapshotter `{made}`, which cannot be had here, where `{here}` is used; its image can be used for another container"
+    )]
+    OtherSnapshotter { made: &'static str, here: &'static str, source: Box<StoreError> },
     #[error("cannot read the layer's files: {0}")]
     Commit(#[from] Box<layer::CommitError>),
     #[error("cannot copy files: {0}")]
@@ -235,12 +239,28 @@ impl Store {
         Ok(query(&self.lock())?)
     }
 
+    /// As [`Store::read`], for questions of which a build asks many in a row: one read transaction is for all of them,
+    /// and ends with whatever else is done with the database. So an answer may be as old as the first of them, but no
+    /// older than a [lock](Store::lock_name) that was taken.
+    pub(crate) fn look_up<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connection = self.database();
+        if connection.is_autocommit() {
+            connection.execute_batch("BEGIN")?;
+        }
+        Ok(query(&connection)?)
+    }
+
     /// Changes the database: one IMMEDIATE transaction, all of it or nothing.
     pub(crate) fn write<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        transact(&mut self.lock(), change)
+        let mut connection = self.lock();
+        let _turn = self.turn();
+        transact(&mut connection, change)
     }
 
     /// As [`Store::write`], for what nobody misses after a power cut: leases. It may be lost then, and
@@ -252,12 +272,31 @@ impl Store {
         let mut connection = self.lock();
         let synchronous = |connection: &Connection, how| connection.pragma_update(None, "synchronous", how);
         synchronous(&connection, "NORMAL").map_err(StoreError::from)?;
+        let turn = self.turn();
         let done = transact(&mut connection, change);
+        drop(turn);
         synchronous(&connection, "FULL").map_err(StoreError::from)?;
         done
     }
 
+    /// Waits until no other process changes the database. SQLite would too, but it looks again after ever longer naps,
+    /// up to a tenth of a second, and of many builds at once most would be asleep. It still keeps them apart: where
+    /// there is no such lock, nothing is lost but time.
+    fn turn(&self) -> Turn<'_> {
+        while rustix::fs::flock(&self.root, FlockOperation::LockExclusive) == Err(rustix::io::Errno::INTR) {}
+        Turn(self.root.as_fd())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+        let connection = self.database();
+        if !connection.is_autocommit() {
+            // What was only read can always be let go of.
+            let _ = connection.execute_batch("COMMIT");
+        }
+        connection
+    }
+
+    fn database(&self) -> std::sync::MutexGuard<'_, Connection> {
         // A panic elsewhere leaves no transaction open: rusqlite rolls back in its Drop.
         self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -281,7 +320,10 @@ impl Store {
     /// # Errors
     /// What the file system gives.
     pub fn lock_name(&self, name: &str) -> Result<lease::FileLock, StoreError> {
-        lease::FileLock::exclusive(&self.lock_path(name))
+        let lock = lease::FileLock::exclusive(&self.lock_path(name))?;
+        // Whoever had it may have written what is looked up next.
+        drop(self.lock());
+        Ok(lock)
     }
 
     /// As [`Store::lock_name`], but gives nothing at once if somebody else has it.
@@ -294,6 +336,15 @@ impl Store {
 
     fn lock_path(&self, name: &str) -> PathBuf {
         self.path.join("locks").join(name)
+    }
+}
+
+/// The lock on the store's folder: whose turn it is to change the database.
+struct Turn<'a>(BorrowedFd<'a>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(self.0, FlockOperation::Unlock);
     }
 }
 
@@ -330,5 +381,53 @@ pub(crate) mod tests {
         let environment = Environment { boot: "a boot".to_owned(), layers, now };
         let store = Store::open(&folder.path().join("root"), environment).unwrap();
         (folder, store)
+    }
+
+    fn add_content(db: &Connection, tree: &str) -> rusqlite::Result<()> {
+        db.execute("INSERT INTO content (tree, selector, digest, used) VALUES (?, '', '', 0)", [tree])
+            .map(drop)
+    }
+
+    #[test]
+    fn look_ups_are_one_transaction_until_something_else_is_done() {
+        let (_folder, store) = store();
+        let another = database::open(&store.path().join(DATABASE)).unwrap();
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM content", [], |row| row.get(0));
+        let look = || -> i64 { store.look_up(count).unwrap() };
+        assert_eq!(look(), 0);
+        add_content(&another, "a").unwrap();
+        assert_eq!(look(), 0, "it is as old as the first");
+        let lock = store.lock_name("step").unwrap();
+        assert_eq!(look(), 1, "whoever had the lock may have written it");
+        drop(lock);
+        store.write::<_, StoreError>(|tx| Ok(add_content(tx, "b")?)).unwrap();
+        assert_eq!(look(), 2, "our own");
+        add_content(&another, "c").unwrap();
+        assert_eq!((look(), store.read(count).unwrap()), (2, 3));
+        assert_eq!(look(), 3);
+    }
+
+    #[test]
+    fn writers_take_turns() {
+        let (folder, store) = store();
+        let (path, environment) = (folder.path().join("root"), store.environment.clone());
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (path, environment) = (&path, environment.clone());
+                scope.spawn(move || {
+                    let store = Store::open(path, environment).unwrap();
+                    for at in 0..20 {
+                        let add =
+                            |db: &rusqlite::Transaction<'_>| Ok(add_content(db, &format!("{writer} {at}"))?);
+                        match at % 2 {
+                            0 => store.write::<_, StoreError>(add).unwrap(),
+                            _ => store.write_lightly::<_, StoreError>(add).unwrap(),
+                        }
+                    }
+                });
+            }
+        });
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM content", [], |row| row.get(0));
+        assert_eq!(store.read::<i64>(count).unwrap(), 160);
     }
 }

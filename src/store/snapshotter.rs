@@ -3,6 +3,9 @@
 //! Which it is, is found out once and remembered in the store, with what it was found out under: another kernel,
 //! another file system or another kind of user makes it be tried again. Overlayfs is tried for real, with an upper
 //! directory on the store's own file system: one that lies on an overlay itself, as in a container, cannot hold one.
+//!
+//! Layers are the same however they were made. What a container wrote is not, until it is a layer: so a container stays
+//! with the way that its tree was first made in, whatever the store uses by then.
 
 use std::fs::File;
 use std::io;
@@ -14,14 +17,31 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::mount::{OpenTreeFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
+use super::containers::ContainerId;
 use super::layer::overlay::{self, LayerRef, Upper};
-use super::layer::{PathError, Way, trees};
+use super::layer::{self, Extracting, Owner, Packing, PathError, Way, trees};
 use super::views::Scratch;
 use super::{Store, StoreError};
 use crate::root;
 
 /// Where it is remembered, below the store's root.
 const FILE: &str = "snapshotter";
+
+/// In the folder of a container: fuse-overlayfs wrote its tree. The others are known by what they leave.
+const FUSED: &str = "fuse-overlayfs";
+
+/// How the tree of the container in this folder was made; nothing before its first start.
+fn made_by(folder: &Path) -> Option<Snapshotter> {
+    let work = folder.join("work");
+    if trees::is_copied(&work) {
+        Some(Snapshotter::Copy)
+    } else if folder.join(FUSED).exists() {
+        Some(Snapshotter::Fuse)
+    } else {
+        // Of the kernel's own.
+        work.join("work").exists().then_some(Snapshotter::Overlay)
+    }
+}
 
 /// A way of making trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,9 +203,46 @@ impl Store {
         Ok(mount.map(drop).map_err(|error| format!("fuse-overlayfs: {error}")))
     }
 
+    /// How a container's tree is made: as it was before, or as trees are made here.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn snapshotter_of(&self, id: &ContainerId) -> Result<Snapshotter, StoreError> {
+        match made_by(&self.container_folder(id)) {
+            Some(before) => Ok(before),
+            None => Ok(self.snapshotter()?.snapshotter),
+        }
+    }
+
+    /// Remembers how a container's tree was made, before anything is written to it.
+    pub(super) fn settle_snapshotter_of(
+        &self,
+        id: &ContainerId,
+        snapshotter: Snapshotter,
+    ) -> Result<(), StoreError> {
+        if snapshotter == Snapshotter::Fuse {
+            let note = self.container_folder(id).join(FUSED);
+            std::fs::write(&note, "").map_err(StoreError::io("write", &note))?;
+        }
+        Ok(())
+    }
+
+    /// Says of a tree that could not be made that it is of another kind than trees are here, if it is.
+    pub(super) fn explain(&self, made: Snapshotter, error: StoreError) -> StoreError {
+        match self.snapshotter() {
+            Ok(chosen) if chosen.snapshotter != made => StoreError::OtherSnapshotter {
+                made: made.name(),
+                here: chosen.snapshotter.name(),
+                source: Box::new(error),
+            },
+            _ => error,
+        }
+    }
+
     /// A tree of layers, the lowest first, over `paths` (upper and work directory) if it is to be written to.
     pub(super) fn mount_tree(
         &self,
+        snapshotter: Snapshotter,
         layers: &[LayerRef<'_>],
         paths: Option<&(PathBuf, PathBuf)>,
         scratch: &Path,
@@ -197,7 +254,7 @@ impl Store {
             let path = scratch.display().to_string();
             StoreError::Mount(PathError { doing: "mount the layers in", path, source: error })
         };
-        match self.snapshotter()?.snapshotter {
+        match snapshotter {
             Snapshotter::Overlay => {
                 let upper = paths.map(|(upper, work)| Upper { upper, work });
                 overlay::mount(layers, upper, &options).map_err(StoreError::Mount)
@@ -217,7 +274,7 @@ impl Store {
                 }
                 None => {
                     let into = scratch.join("tree");
-                    std::fs::create_dir(&into).map_err(StoreError::io("create", &into))?;
+                    std::fs::create_dir_all(&into).map_err(StoreError::io("create", &into))?;
                     let tree = trees::linked(layers, &into, marks).map_err(StoreError::Mount)?;
                     trees::bind(&tree, true).map_err(failed)
                 }
@@ -225,20 +282,38 @@ impl Store {
         }
     }
 
-    /// What was written over `lower` so far, in overlayfs form and in a place of its own, where it is not in `upper`
-    /// already: a copied tree leaves that empty. Whoever writes may go on.
+    /// What a container wrote over `lower` so far, in overlayfs form and in a place of its own, where it is not in its
+    /// `fs` in that form already: a copied tree leaves that empty, and fuse-overlayfs has marks of its own. Whoever
+    /// writes may go on.
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn written_beside(&self, work: &Path, lower: BorrowedFd<'_>) -> Result<Option<Scratch>, StoreError> {
-        if !trees::is_copied(work) {
+    pub fn written_beside(
+        &self,
+        id: &ContainerId,
+        lower: BorrowedFd<'_>,
+    ) -> Result<Option<Scratch>, StoreError> {
+        let folder = self.container_folder(id);
+        let made = made_by(&folder);
+        if matches!(made, None | Some(Snapshotter::Overlay)) {
             return Ok(None);
         }
         let scratch = self.scratch()?;
         let upper = scratch.upper();
         let into = root::open_ambient_dir(&upper).map_err(StoreError::io("open", &upper))?;
-        trees::difference(work, Some(lower), into.as_fd(), self.marks(), Way::Copy)
-            .map_err(StoreError::Mount)?;
+        if made == Some(Snapshotter::Copy) {
+            trees::difference(&folder.join("work"), Some(lower), into.as_fd(), self.marks(), Way::Copy)
+                .map_err(StoreError::Mount)?;
+            return Ok(Some(scratch));
+        }
+        let fs = folder.join("fs");
+        let from = root::open_ambient_dir(&fs).map_err(StoreError::io("open", &fs))?;
+        let packing = Packing { marks: true, ..Packing::ALL };
+        let extracting = Extracting { marks: true, ..self.extracting(Owner::Keep) };
+        layer::copy_tree(from.as_fd(), &packing, into.as_fd(), &extracting)
+            .map_err(|error| StoreError::CopyTree(Box::new(error)))?;
+        layer::copy_directory(from.as_fd(), into.as_fd(), true).map_err(StoreError::io("copy", &fs))?;
+        trees::translate(into.as_fd(), self.marks()).map_err(StoreError::Mount)?;
         Ok(Some(scratch))
     }
 
@@ -282,8 +357,7 @@ fn mount_fuse(
         .map_err(|error| io::Error::new(error.kind(), format!("`/dev/fuse` cannot be opened: {error}")))?;
     let links = scratch.join("fuse");
     let point = links.join("m");
-    std::fs::create_dir(&links)?;
-    std::fs::create_dir(&point)?;
+    std::fs::create_dir_all(&point)?;
     // Numbers instead of names: those of a store's path could be read as options.
     let link = |path: &Path, name: String| -> io::Result<String> {
         std::os::unix::fs::symlink(path.canonicalize()?, links.join(&name))?;

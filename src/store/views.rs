@@ -5,11 +5,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use super::containers::{ContainerId, Stay};
 use super::layer::ground::Ground;
 use super::layer::overlay::LayerRef;
 use super::layer::stack::{self, Plane, Stack};
 use super::layers::Layer;
+use super::snapshotter::Snapshotter;
 use super::{Store, StoreError};
+
+/// Where overlayfs notes, in a work directory, that it never syncs.
+const UNSYNCED: &str = "work/incompat";
 
 /// A mounted tree, attached nowhere: it ends with the handle.
 #[derive(Debug)]
@@ -141,23 +146,33 @@ impl Store {
     }
 
     /// The tree of a container, over its own `fs`: it ends with the handle, of which its monitor keeps a copy.
-    /// What was written is synced as any file is, for it shall be there after the machine's next start.
+    /// What one that stays wrote is synced as any file is, for it shall be there after the machine's next start. For
+    /// one that does not, nobody waits: the end of an overlay writes all that the whole file system below has to write.
     ///
     /// # Errors
     /// What mount and the file system give.
     pub fn container_view(
         &self,
         layers: &[Layer],
-        id: &super::containers::ContainerId,
+        id: &ContainerId,
+        stay: Stay,
     ) -> Result<OwnedFd, StoreError> {
         let place = self.container_folder(id);
-        // Left by the last run, whose mount is gone.
-        let aside = place.join("mount");
-        if aside.exists() {
-            self.remove_tree(&aside)?;
+        let (work, aside) = (place.join("work"), place.join("mount"));
+        // Left by the last run, whose mount is gone: what that needed, and the kernel's note that it did not sync, with
+        // which it would refuse to mount the directory again.
+        for left in [&aside, &work.join(UNSYNCED)] {
+            if left.exists() {
+                self.remove_tree(left)?;
+            }
         }
-        std::fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
-        self.mount_over(layers, Some((place.join("fs"), place.join("work"))), &aside, false)
+        let snapshotter = self.snapshotter_of(id)?;
+        let paths = Some((place.join("fs"), work));
+        let view = self
+            .mount_over(snapshotter, layers, paths, &aside, stay == Stay::Passing)
+            .map_err(|error| self.explain(snapshotter, error))?;
+        self.settle_snapshotter_of(id, snapshotter)?;
+        Ok(view)
     }
 
     /// The tree of an image that a container mounts as its `number`th, read-only. What the mount needs is in the
@@ -168,26 +183,26 @@ impl Store {
     pub fn container_image_view(
         &self,
         layers: &[Layer],
-        id: &super::containers::ContainerId,
+        id: &ContainerId,
         number: usize,
     ) -> Result<OwnedFd, StoreError> {
         let aside = self.container_folder(id).join(format!("image-{number}"));
         if aside.exists() {
             self.remove_tree(&aside)?;
         }
-        std::fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
-        self.mount_over(layers, None, &aside, false)
+        self.mount_over(self.snapshotter()?.snapshotter, layers, None, &aside, false)
     }
 
     fn mount(&self, layers: &[Layer], scratch: Option<&Scratch>) -> Result<View, StoreError> {
         let folder = self.temporary()?;
         let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
-        let mount = self.mount_over(layers, paths, folder.path(), true)?;
+        let mount = self.mount_over(self.snapshotter()?.snapshotter, layers, paths, folder.path(), true)?;
         Ok(View { mount, folder })
     }
 
     fn mount_over(
         &self,
+        snapshotter: Snapshotter,
         layers: &[Layer],
         paths: Option<(PathBuf, PathBuf)>,
         scratch: &Path,
@@ -200,6 +215,6 @@ impl Store {
             .collect();
         let below: Vec<LayerRef<'_>> =
             folders.iter().map(|(fs, layer)| LayerRef { fs, implied: layer.implied() }).collect();
-        self.mount_tree(&below, paths.as_ref(), scratch, volatile)
+        self.mount_tree(snapshotter, &below, paths.as_ref(), scratch, volatile)
     }
 }

@@ -79,7 +79,7 @@ impl Bundle {
 
     /// Asks until a container has ended.
     fn until_stopped(&self, id: &str) {
-        for _ in 0..2000 {
+        for _ in 0..12_000 {
             if self.state(id)["status"] == "stopped" {
                 return;
             }
@@ -560,7 +560,18 @@ fn other_runtimes_run_containers() {
         let detached = ["run", "-d", "--network=none", "--name", "kept", "--runtime", runtime, "busybox"];
         let id = store.stave(detached.iter().chain(&["sh", "-c", "echo logged; sleep 1000; true"])).ok();
         assert_eq!(store.stave(["exec", "kept", "cat", "/proc/1/comm"]).ok().text(), "sh");
-        assert_eq!(store.stave(["logs", "kept"]).ok().text(), "logged");
+        crate::harness::processes::wait_for("the log", crate::containers::LONG, || {
+            (store.stave(["logs", "kept"]).ok().text() == "logged").then_some(())
+        });
+        // Its processes stand still in the cgroup that the runtime made.
+        store.stave(["pause", "kept"]).ok();
+        let names = ["ps", "--filter", "status=paused", "--format", "{{.Names}}"];
+        assert_eq!(store.stave(names).ok().text(), "kept");
+        store.stave(["exec", "kept", "true"]).code(1).says(&["is paused"]);
+        store.stave(["unpause", "kept"]).ok();
+        store.stave(["update", "--pids-limit", "77", "kept"]).ok();
+        let pids = ["stats", "--no-stream", "--format", "{{.PIDs}}", "kept"];
+        assert_eq!(store.stave(pids).ok().text(), "2");
         // The container ends with its monitor, though it is another runtime's.
         let state = store.root().join("containers").join(id.text()).join("state.json");
         let state: Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
@@ -569,13 +580,21 @@ fn other_runtimes_run_containers() {
         assert!(Path::new(&program).exists());
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(number("monitor_pid")), nix::sys::signal::SIGKILL)
             .unwrap();
-        for _ in 0..2000 {
+        for _ in 0..12_000 {
             if std::fs::read_link(&program).is_err() {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert!(std::fs::read_link(&program).is_err(), "the container outlives its monitor");
+        // So does what the runtime made for it, by the first who sees that.
+        store.stave(["ps"]).ok();
+        for hierarchy in crate::harness::list(Path::new("/sys/fs/cgroup")) {
+            for group in [Path::new("/sys/fs/cgroup"), &Path::new("/sys/fs/cgroup").join(hierarchy)] {
+                let group = group.join("stave-oci").join(id.text());
+                assert!(!group.exists(), "{}", group.display());
+            }
+        }
         store.stave(["rm", "-f", "kept"]).ok();
     }
     let nope = ["run", "--runtime", "no-such-runtime", "busybox"];

@@ -4,11 +4,13 @@
 //! that one.
 
 mod bridges;
+mod flags;
 mod runtimes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -41,7 +43,8 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        let _ = Command::new("userdel").arg(&self.0).output();
+        // Also while what holds the user's namespaces is about to end.
+        let _ = Command::new("userdel").args(["--force", &self.0]).output();
     }
 }
 
@@ -62,7 +65,9 @@ fn person(range: bool) -> Option<Person> {
     }
     let dir = TempDir::new().unwrap();
     let user = if rustix::process::geteuid().is_root() {
-        let name = format!("stave{}{}", u8::from(range), std::process::id());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("stave{}-{}-{number}", u8::from(range), std::process::id());
         let user = User::new(&name, range);
         if !has("useradd", user.is_some()) {
             return None;

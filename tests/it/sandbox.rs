@@ -141,7 +141,7 @@ fn what_the_program_changes_stays() {
     assert!(!tree.path().join("etc/hosts").exists());
     // The program's own change of a directory keeps its time, the stubs' does not show.
     let age = fs::metadata(tree.path().join("etc")).unwrap().modified().unwrap().elapsed().unwrap();
-    assert!(age < Duration::from_secs(5));
+    assert!(age < Duration::from_secs(60));
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn nothing_outlives_the_builder() {
     assert!(!gone(pid));
     let start = Instant::now();
     drop(running);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(60), "it was waited for");
     assert!(gone(pid));
     assert_eq!(tree.listing(), before);
     // The launcher killed: the kernel kills the program.

@@ -403,7 +403,7 @@ fn a_dockerfile_cannot_grow_without_end() {
     for dockerfile in [doubling, nested] {
         let start = std::time::Instant::now();
         rig.build_fails(&dockerfile);
-        assert!(start.elapsed().as_secs() < 20);
+        assert!(start.elapsed().as_secs() < 60);
     }
 }
 

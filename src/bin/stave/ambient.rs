@@ -1,6 +1,7 @@
 //! What the library must be told: where things are, what time it is, what the machine has.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use stave::runtime::network::user::{self, Unusable, UserNetwork};
 use stave::runtime::network::{Machine, Yard};
@@ -143,6 +144,11 @@ pub fn machine() -> Machine {
 
 /// Administrators' programs are not on everybody's `PATH`.
 fn nft() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(find_nft).clone()
+}
+
+fn find_nft() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&folders).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     folders.find_map(|folder| Some(folder.join("nft")).filter(|file| file.is_file()))

@@ -222,7 +222,7 @@ pub fn conclude(
         Outcome::Gone => 128 + libc::SIGKILL,
     };
     if let Some((lock, mut monitor)) = started.filter(|_| container::needs_after(config)) {
-        container::after(store, id, store.adopt_container_lock(id, lock), &ambient::machine(), None)
+        container::after_attached(store, id, store.adopt_container_lock(id, lock), &ambient::machine())
             .map_err(|error| Failure::from_error(&error))?;
         // If it is gone already, it did not wait for us, and nothing waits for it.
         let _ = monitor.send(&Request::Cleaned);

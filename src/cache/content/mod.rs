@@ -234,17 +234,19 @@ pub(crate) fn join(base: &OsStr, path: &OsStr) -> OsString {
 /// [`ContentError::Changed`] for a file that would not hold still, [`ContentError::Read`] for one
 /// that cannot be read.
 pub fn digest(tree: &Tree, listing: &mut Listing, cache: &StatCache) -> Result<ContentDigest, ContentError> {
-    for root in &mut listing.roots {
-        let path = &root.path;
-        root.entries
-            .par_iter_mut()
-            .filter(|entry| entry.fingerprint.is_none())
-            .filter(|entry| matches!(entry.kind, Kind::File | Kind::Directory))
-            .try_for_each(|entry| {
+    for Root { path, entries, .. } in &mut listing.roots {
+        let look = |entry: &mut Entry| {
+            if entry.fingerprint.is_none() && matches!(entry.kind, Kind::File | Kind::Directory) {
                 let full = join(path, &entry.path);
                 entry.fingerprint = Some(fingerprint(tree, &full, entry, cache)?);
-                Ok::<_, ContentError>(())
-            })?;
+            }
+            Ok::<_, ContentError>(())
+        };
+        // To wake others takes longer than to look at one file that is known.
+        match entries.len() {
+            0..=1 => entries.iter_mut().try_for_each(look)?,
+            _ => entries.par_iter_mut().try_for_each(look)?,
+        }
     }
     Ok(digest_of(listing))
 }

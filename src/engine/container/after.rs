@@ -5,9 +5,9 @@ use super::{Config, config, mounts, read_state, settle, state};
 use crate::engine::network::NetworkError;
 use crate::runtime::monitor::{Joined, Published, Status};
 use crate::runtime::network::Machine;
-use crate::store::Store;
-use crate::store::containers::{ContainerId, Named, StoredContainer};
+use crate::store::containers::{ContainerId, Named, Stay, StoredContainer};
 use crate::store::lease::FileLock;
+use crate::store::{Store, StoreError};
 
 /// Whether there is anything to be done after a container's end besides starting it again.
 pub fn needs_after(config: &Config) -> bool {
@@ -34,10 +34,36 @@ pub fn after(
     if let Some(request) = restart {
         return start(store, id, Some(lock), request).map(drop);
     }
-    let ended = settle(store, id, &lock)?;
-    let config = config(&container)?;
+    finish(store, &container, &lock, machine, Store::remove_container)
+}
+
+/// As [`after`], by who started it and stayed: the container is gone then, but for its files, which its monitor
+/// removes when it is told so.
+///
+/// # Errors
+/// As [`after`].
+pub fn after_attached(
+    store: &Store,
+    id: &ContainerId,
+    lock: FileLock,
+    machine: &Machine,
+) -> Result<(), StartError> {
+    let Named::One(container) = store.container(id.as_str())? else { return Ok(()) };
+    finish(store, &container, &lock, machine, Store::set_container_aside)
+}
+
+fn finish(
+    store: &Store,
+    container: &StoredContainer,
+    lock: &FileLock,
+    machine: &Machine,
+    remove: fn(&Store, &ContainerId, Stay, &FileLock) -> Result<(), StoreError>,
+) -> Result<(), StartError> {
+    let id = &container.id;
+    let ended = settle(store, id, lock)?;
+    let config = config(container)?;
     if config.life.remove {
-        store.remove_container(id, super::create::stay(&config), &lock)?;
+        remove(store, id, super::create::stay(&config), lock)?;
         store.remove_unused_volumes(&mounts::anonymous_volumes(&config))?;
     }
     if is_in_firewall(&ended.networks, &ended.ports) {
@@ -121,7 +147,7 @@ pub fn settle_abandoned(store: &Store, machine: &Machine) -> Result<(), StartErr
 mod tests {
     use super::*;
     use crate::digest::{Digest, ImageId};
-    use crate::store::containers::{Stay, Uses};
+    use crate::store::containers::Uses;
     use crate::store::tests::store;
 
     #[test]

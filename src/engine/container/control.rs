@@ -184,6 +184,7 @@ pub fn remove(store: &Store, id: &ContainerId, force: bool, volumes: bool) -> Re
         }
         // What another version of stave wrote down is no reason to keep a container.
         let config = super::config(&container).unwrap_or_default();
+        super::forget_group(&config, id);
         store.remove_container(id, Stay::Lasting, &lock)?;
         if volumes || config.life.remove {
             store.remove_unused_volumes(&super::mounts::anonymous_volumes(&config))?;

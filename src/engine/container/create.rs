@@ -39,6 +39,8 @@ pub struct CreateRequest {
 pub struct Created {
     pub id: ContainerId,
     pub name: String,
+    /// What it was told to be, completed by what its image says.
+    pub config: Config,
     /// Its own. For as long as it is held nobody removes the container as one that does not run.
     pub lock: FileLock,
 }
@@ -88,8 +90,8 @@ pub fn create(store: &Store, request: CreateRequest) -> Result<Created, CreateEr
         store.remove_unused_volumes(&made)?;
         return Err(CreateError::NoImage);
     }
-    tell(store, &request.id, config, &name, request.image.id);
-    Ok(Created { id: request.id, name, lock })
+    let config = tell(store, &request.id, config, &name, request.image.id);
+    Ok(Created { id: request.id, name, config, lock })
 }
 
 /// How long a container is to be there.
@@ -97,7 +99,7 @@ pub(super) fn stay(config: &Config) -> Stay {
     if config.life.remove { Stay::Passing } else { Stay::Lasting }
 }
 
-fn tell(store: &Store, id: &ContainerId, config: Config, name: &str, image: ImageId) {
+fn tell(store: &Store, id: &ContainerId, config: Config, name: &str, image: ImageId) -> Config {
     let row = StoredContainer {
         id: id.clone(),
         name: name.to_owned(),
@@ -108,6 +110,7 @@ fn tell(store: &Store, id: &ContainerId, config: Config, name: &str, image: Imag
     let seen = Seen { row, config, state: State::default() };
     introduce(store, &seen);
     store.event(Kind::Container, "create", id.as_str(), attributes(&seen));
+    seen.config
 }
 
 /// Bytes to choose a name by: the id's own, which nobody can foresee, and what follows from them.

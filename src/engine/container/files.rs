@@ -98,7 +98,7 @@ pub fn open<'a>(
         let lease = store.lease()?;
         let layers = layers(store, container, &lease)?;
         let config = config(container)?;
-        let view = store.container_view(&layers, id)?;
+        let view = store.container_view(&layers, id, super::create::stay(&config))?;
         let opened = match which {
             Which::Seen => {
                 mounts::fill(store, id, &config, view.as_fd())?;
@@ -201,7 +201,7 @@ pub fn written(
     lower: BorrowedFd<'_>,
 ) -> Result<Written, StoreError> {
     let folder = store.container_folder(&container.id);
-    let scratch = store.written_beside(&folder.join("work"), lower)?;
+    let scratch = store.written_beside(&container.id, lower)?;
     let path = scratch.as_ref().map_or_else(|| folder.join("fs"), Scratch::upper);
     let upper = root::open_ambient_dir(&path).map_err(StoreError::io("open", path))?;
     Ok(Written { upper, _scratch: scratch })

@@ -1,8 +1,8 @@
 //! A container in the words of Docker's API (`GET /containers/{id}/json`, version 1.41): what scripts that were written
 //! for `docker inspect` look for stands where they look for it.
 //!
-//! What a daemon has and we have not is empty: files for `/etc/hosts` and its kin (they are made in memory), a merged
-//! directory of a container that does not run, security labels.
+//! What a daemon has and we have not is empty: security labels, and of a container that does not run the merged
+//! directory and the files for `/etc/hosts` and its kin, which are in memory.
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -16,6 +16,7 @@ use crate::digest::Digest;
 use crate::image::ContainerConfig;
 use crate::runtime::monitor::{Joined, Probe, State, Status};
 use crate::runtime::{Device, Rlimit, Swap};
+use crate::store::snapshotter::Snapshotter;
 use crate::store::{Store, StoreError};
 
 /// What is known of a container besides itself.
@@ -60,8 +61,12 @@ pub fn inspect(store: &Store, seen: &Seen, facts: &Facts) -> Value {
         LogDriver::None => String::new(),
     };
     // Only the launcher's namespace has the merged tree; this is the way in.
-    let merged = if state.pid > 0 { format!("/proc/{}/root", state.pid) } else { String::new() };
+    let inside = |path: &str| match state.pid {
+        1.. => format!("/proc/{}/root{path}", state.pid),
+        _ => String::new(),
+    };
     let layers: Vec<String> = facts.layers.iter().rev().map(|path| path.display().to_string()).collect();
+    let driver = store.snapshotter_of(&row.id).map_or("", Snapshotter::name);
     let mut document = json!({
         "Id": row.id.as_str(),
         "Created": moment(row.created),
@@ -69,13 +74,13 @@ pub fn inspect(store: &Store, seen: &Seen, facts: &Facts) -> Value {
         "Args": words.collect::<Vec<_>>(),
         "State": state_of(state),
         "Image": row.image.to_string(),
-        "ResolvConfPath": "",
-        "HostnamePath": "",
-        "HostsPath": "",
+        "ResolvConfPath": inside("/etc/resolv.conf"),
+        "HostnamePath": inside("/etc/hostname"),
+        "HostsPath": inside("/etc/hosts"),
         "LogPath": log,
         "Name": format!("/{}", row.name),
         "RestartCount": state.restart_count,
-        "Driver": "overlay",
+        "Driver": driver,
         "Platform": config.platform.split('/').next().filter(|os| !os.is_empty()).unwrap_or("linux"),
         "MountLabel": "",
         "ProcessLabel": "",
@@ -83,10 +88,10 @@ pub fn inspect(store: &Store, seen: &Seen, facts: &Facts) -> Value {
         "ExecIDs": null,
         "HostConfig": host_config(config),
         "GraphDriver": {
-            "Name": "overlay",
+            "Name": driver,
             "Data": {
                 "LowerDir": layers.join(":"),
-                "MergedDir": merged,
+                "MergedDir": inside(""),
                 "UpperDir": folder.join("fs"),
                 "WorkDir": folder.join("work"),
             },
@@ -257,7 +262,7 @@ fn host_config(config: &Config) -> Value {
         let of = |value: Option<u64>| value.map_or(-1, |value| i64::try_from(value).unwrap_or(-1));
         json!({ "Name": limit.name, "Soft": of(limit.soft), "Hard": of(limit.hard) })
     };
-    let device = |device: &Device| json!({ "PathOnHost": device.path, "PathInContainer": device.path, "CgroupPermissions": device.access });
+    let device = |device: &Device| json!({ "PathOnHost": device.host.as_ref().unwrap_or(&device.path), "PathInContainer": device.path, "CgroupPermissions": device.access });
     // In pieces: one literal of this size is more than the macro takes.
     let mut document = json!({
         "Annotations": config.annotations,

@@ -31,7 +31,7 @@ mod view;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
-pub use after::{after, needs_after, settle_abandoned, settle_killed};
+pub use after::{after, after_attached, needs_after, settle_abandoned, settle_killed};
 pub use config::{Config, LogDriver};
 pub use control::{ControlError, connect, remove, signal, stop, stop_to_start, wait, wait_for_removal};
 pub use create::{CreateError, CreateRequest, Created, create};
@@ -42,8 +42,9 @@ pub use start::{StartError, StartRequest, Started, start};
 pub use view::{Seen, attributes, introduce, see, see_all};
 
 use crate::root;
+use crate::runtime::Group;
 use crate::runtime::monitor::{self, State, Status};
-use crate::store::containers::{ContainerId, StoredContainer};
+use crate::store::containers::{ContainerId, Named, StoredContainer};
 use crate::store::lease::FileLock;
 use crate::store::{Store, StoreError};
 
@@ -108,8 +109,21 @@ pub fn settle(store: &Store, id: &ContainerId, _held: &FileLock) -> Result<State
         give_up(&mut state);
         state.finished_at = store.now();
         write_state(store, id, &state)?;
+        if let Named::One(container) = store.container(id.as_str())?
+            && let Ok(config) = config(&container)
+        {
+            forget_group(&config, id);
+        }
     }
     Ok(state)
+}
+
+/// Takes away the cgroup that another runtime made for a container and could not remove, being killed with its monitor.
+/// For who holds the container's lock: nobody makes one meanwhile. Ours are swept, having locks of their own.
+fn forget_group(config: &Config, id: &ContainerId) {
+    if config.runtime.is_some() {
+        Group::remove_foreign(config.limits.cgroup_parent.as_deref(), id.as_str());
+    }
 }
 
 /// Its monitor is gone, and it with that.

@@ -1,11 +1,14 @@
 //! What a running container uses, its limits, its processes, and pausing it.
 
-use super::config::RestartPolicy;
+use super::config::{Config, RestartPolicy};
 use super::{ControlError, change_config, config, connect, state};
 use crate::runtime::monitor::{Request, Status};
 use crate::runtime::{Group, ProcessInfo, Resources, Swap, UpdateError, Usage, processes};
 use crate::store::containers::{ContainerId, Named, StoredContainer};
 use crate::store::{Store, StoreError};
+
+/// Why an ordinary user has no cgroups, and what to do about it.
+pub const WITHOUT_CGROUP: &str = "an ordinary user's containers are limited where systemd gave the user a cgroup of version 2 that this runs in: `systemd-run --user --scope stave ...`";
 
 /// Why something was not done to a container's cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +24,7 @@ pub enum ResourceError {
     #[error("container `{0}` is not paused")]
     NotPaused(String),
     /// An ordinary user without a part of the hierarchy of their own.
-    #[error("container `{0}` has no cgroup, since this user may make none")]
+    #[error("container `{0}` has no cgroup: {WITHOUT_CGROUP}")]
     NoCgroup(String),
     #[error("cannot {what} container `{name}`")]
     Kernel {
@@ -39,7 +42,11 @@ pub enum ResourceError {
 /// The cgroup of a container that runs.
 fn group(container: &StoredContainer) -> Result<Option<Group>, StoreError> {
     let config = config(container)?;
-    Ok(Group::find(config.limits.cgroup_parent.as_deref(), container.id.as_str()))
+    Ok(group_of(&config, &container.id))
+}
+
+fn group_of(config: &Config, id: &ContainerId) -> Option<Group> {
+    Group::find(config.limits.cgroup_parent.as_deref(), config.runtime.is_some(), id.as_str())
 }
 
 fn live(store: &Store, container: &StoredContainer) -> Result<crate::runtime::monitor::State, ResourceError> {
@@ -188,8 +195,8 @@ pub fn update(store: &Store, container: &StoredContainer, change: &Resources) ->
         return Err(ResourceError::MemoryAboveSwap);
     }
     if state(store, &container.id)?.status.is_live() {
-        let group = Group::find(config.limits.cgroup_parent.as_deref(), container.id.as_str());
-        let group = group.ok_or_else(|| ResourceError::NoCgroup(container.name.clone()))?;
+        let group = group_of(&config, &container.id)
+            .ok_or_else(|| ResourceError::NoCgroup(container.name.clone()))?;
         // Version 2 counts swap alone, which takes both numbers to know.
         let mut effective = change.clone();
         if effective.memory_and_swap.is_some() {

@@ -27,7 +27,7 @@ pub enum SecurityError {
     #[error("cannot join the {kind} namespace of container `{container}`")]
     Join { kind: &'static str, container: String, source: std::io::Error },
     #[error(
-        "`--userns={0}` is not supported for containers of root: their files would need an overlay with other owners"
+        "`--userns={0}` is not supported: all containers of a user have the ids that the user has, since their files would need an overlay with other owners"
     )]
     Users(String),
 }
@@ -142,10 +142,16 @@ pub fn host_devices(
         if required && found.is_empty() {
             return Err(SecurityError::NoDevice(host.to_owned()));
         }
-        return Ok(found);
+    } else {
+        let device = device(&stat, inside.to_owned(), access, required);
+        found.push(device.ok_or_else(|| SecurityError::NoDevice(host.to_owned()))?);
     }
-    let device = device(&stat, inside.to_owned(), access, required);
-    found.push(device.ok_or_else(|| SecurityError::NoDevice(host.to_owned()))?);
+    if let Some(host) = host.to_str().filter(|host| *host != inside) {
+        for device in &mut found {
+            let below = device.path.strip_prefix(inside.trim_end_matches('/')).unwrap_or_default();
+            device.host = Some(format!("{}{below}", host.trim_end_matches('/')));
+        }
+    }
     Ok(found)
 }
 
@@ -198,6 +204,7 @@ fn device(stat: &rustix::fs::Stat, path: String, access: &str, required: bool) -
     }
     Some(Device {
         path,
+        host: None,
         block: kind == FileType::BlockDevice,
         major: rustix::fs::major(stat.st_rdev),
         minor: rustix::fs::minor(stat.st_rdev),

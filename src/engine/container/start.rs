@@ -24,7 +24,7 @@ use crate::runtime::monitor::{
 use crate::runtime::signal;
 use crate::runtime::users::{self, UserError};
 use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, Live, ProcessSpec, Sandbox, SpawnError};
-use crate::store::containers::{ContainerId, Named, StoredContainer};
+use crate::store::containers::{ContainerId, Named, Stay, StoredContainer};
 use crate::store::images::StoredImage;
 use crate::store::lease::FileLock;
 use crate::store::{Store, StoreError};
@@ -98,6 +98,14 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Network(error) => error.hint(),
+            _ => None,
+        }
+    }
+
     /// Docker's exit code for it.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -189,7 +197,7 @@ fn launch(
     let Ok(layers) = store.held_layers(&identities)? else {
         return Err(StartError::MissingLayers(Box::new(image)));
     };
-    let rootfs = store.container_view(&layers, id)?;
+    let rootfs = store.container_view(&layers, id, super::create::stay(&config))?;
     mounts::fill(store, id, &config, rootfs.as_fd())?;
     let mounts = mounts::for_sandbox(store, id, &config, rootfs.as_fd())?;
     let process = process(&config, &rootfs)?;
@@ -322,6 +330,7 @@ fn life(
         state: State { restart_count: before.restart_count, back_off: before.back_off, ..State::default() },
         after: request.after,
         cleans: super::needs_after(config),
+        passing: super::create::stay(config) == Stay::Passing,
     })
 }
 

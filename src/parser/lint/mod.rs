@@ -204,6 +204,8 @@ impl Finding {
 #[derive(Debug)]
 pub struct Input<'a> {
     pub dockerfile: &'a SourceText,
+    /// The same, parsed, for who has it.
+    pub parsed: Option<&'a Dockerfile>,
     /// The `.dockerignore` that applies.
     pub ignore: Option<&'a SourceText>,
     pub options: &'a BuildOptions,
@@ -326,15 +328,22 @@ const FINDING_LIMIT: usize = 1000;
 /// Runs the rules.
 pub fn check(input: &Input) -> Report {
     let mut report = Report::default();
-    let parsed = crate::parser::parse(input.dockerfile);
+    let read;
+    let parsed = match input.parsed {
+        Some(dockerfile) => Ok(dockerfile),
+        None => {
+            read = crate::parser::parse(input.dockerfile);
+            read.as_ref()
+        }
+    };
     let Some(file) = File::read(input.dockerfile) else {
-        report.errors = parsed.err().unwrap_or_default();
+        report.errors = parsed.err().cloned().unwrap_or_default();
         return report;
     };
     let config = match config_of(input, &file) {
         Ok(config) => config,
         Err(error) => {
-            report.errors = parsed.err().unwrap_or_default();
+            report.errors = parsed.err().cloned().unwrap_or_default();
             report.errors.push(error.clone());
             report.bad_config = Some(error);
             return report;
@@ -346,7 +355,7 @@ pub fn check(input: &Input) -> Report {
     let ignored = stages::ignored(input);
     let mut stages = Vec::new();
     let plan;
-    match &parsed {
+    match parsed {
         Err(errors) => report.errors.clone_from(errors),
         Ok(dockerfile) => match plan::plan(dockerfile, input.options) {
             Err(errors) => report.errors = errors,
@@ -378,7 +387,7 @@ pub fn check(input: &Input) -> Report {
             continue;
         }
         let mut findings = Findings { file: &file, config: &config, rule, current: None, found: Vec::new() };
-        match (rule.check, &parsed) {
+        match (rule.check, parsed) {
             (Check::Lines(check), _) => check(&file, &mut findings),
             (Check::Whole(check), Ok(dockerfile)) => {
                 check(&Whole { file: &file, dockerfile, options: input.options }, &mut findings);
@@ -393,7 +402,7 @@ pub fn check(input: &Input) -> Report {
     found.truncate(FINDING_LIMIT);
     found.sort_by_key(|finding: &Finding| (finding.location.first, finding.location.span));
     report.findings = found;
-    if let (Ok(dockerfile), Scope::Check, true) = (&parsed, input.scope, report.errors.is_empty()) {
+    if let (Ok(dockerfile), Scope::Check, true) = (parsed, input.scope, report.errors.is_empty()) {
         report.errors = lowering_errors(dockerfile, input);
     }
     report

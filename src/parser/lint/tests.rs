@@ -11,6 +11,7 @@ fn check_with(text: &str, options: &BuildOptions, ignore: Option<&str>, extra: &
     loop {
         let report = check(&Input {
             dockerfile: &source,
+            parsed: None,
             ignore: ignore.as_ref(),
             options,
             images: &images,
@@ -25,6 +26,7 @@ fn check_with(text: &str, options: &BuildOptions, ignore: Option<&str>, extra: &
             if need.reference.repository().starts_with("unknown/") {
                 return check(&Input {
                     dockerfile: &source,
+                    parsed: None,
                     ignore: ignore.as_ref(),
                     options,
                     images: &images,
@@ -168,6 +170,7 @@ fn a_build_runs_the_rules_of_buildkit_on_what_it_needs() {
     let run = |extra: &Config| {
         let input = Input {
             dockerfile: &source,
+            parsed: None,
             ignore: None,
             options: &options,
             images: &images,

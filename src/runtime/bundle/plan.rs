@@ -441,6 +441,7 @@ pub(super) fn create(bundle: &Bundle, folder: &Path, prepared: Prepared) -> Resu
 fn default_device(name: &str, major: u32, minor: u32) -> Device {
     Device {
         path: format!("/dev/{name}"),
+        host: None,
         block: false,
         major,
         minor,
@@ -467,6 +468,7 @@ fn device(asked: &config::LinuxDevice) -> Result<Device, BundleError> {
     let number = |number: i64| u32::try_from(number).map_err(|_| wrong("its number is out of range"));
     Ok(Device {
         path,
+        host: None,
         block,
         major: number(asked.major)?,
         minor: number(asked.minor)?,

@@ -109,6 +109,9 @@ impl Group {
         if !plan.parent.is_empty() && group.directories.is_empty() {
             group.unmet.push("cgroup-parent".to_owned());
         }
+        if plan.has_rules && group.directories.is_empty() {
+            group.unmet.push("device-cgroup-rule".to_owned());
+        }
         Ok(group)
     }
 
@@ -430,7 +433,7 @@ pub(in crate::runtime) fn hierarchy(controllers: &str) -> Option<OwnedFd> {
 
 /// Where the groups of sandboxes are in each hierarchy that there is: nothing is made. The controller is empty for
 /// version 2.
-pub(in crate::runtime) fn find(parent: &[&str], id: &str) -> Vec<(&'static str, OwnedFd)> {
+pub(in crate::runtime) fn find(parent: &[&str], foreign: bool, id: &str) -> Vec<(&'static str, OwnedFd)> {
     let unified = hierarchy("").filter(|_| hierarchy("memory").is_none());
     let hierarchies: Vec<(&str, OwnedFd)> = match unified {
         Some(base) => vec![("", given(base))],
@@ -438,7 +441,8 @@ pub(in crate::runtime) fn find(parent: &[&str], id: &str) -> Vec<(&'static str, 
     };
     let below = |base: OwnedFd| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let names = parent.iter().copied().chain([PARENT, id]);
+        let ours = if foreign { FOREIGN_PARENT } else { PARENT };
+        let names = parent.iter().copied().chain([ours, id]);
         names.into_iter().try_fold(base, |at, name| root::open_no_links(&at, name, flags, Mode::empty()).ok())
     };
     hierarchies.into_iter().filter_map(|(name, base)| Some((name, below(base)?))).collect()
@@ -560,18 +564,39 @@ pub(in crate::runtime) fn sweep() {
 
 /// As [`sweep`], of containers of other runtimes.
 pub(in crate::runtime) fn sweep_all_foreign() {
-    let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return };
+    foreign_hierarchies().iter().for_each(sweep_foreign);
+}
+
+/// Where containers of other runtimes have groups: they join all hierarchies, the one of version 2 beside those of
+/// version 1 too.
+fn foreign_hierarchies() -> Vec<OwnedFd> {
+    let Ok(base) = root::open_ambient_dir("/sys/fs/cgroup") else { return Vec::new() };
     if has_magic(&base, CGROUP_V2_MAGIC) {
-        sweep_foreign(&given(base));
-        return;
+        return vec![given(base)];
     }
-    // They join all hierarchies.
-    let Ok(entries) = rustix::fs::Dir::read_from(&base) else { return };
-    for entry in entries.flatten() {
-        if let Ok(hierarchy) = root::open_dir(&base, OsStr::from_bytes(entry.file_name().to_bytes()))
-            && has_magic(&hierarchy, CGROUP_V1_MAGIC)
-        {
-            sweep_foreign(&hierarchy);
+    let Ok(entries) = rustix::fs::Dir::read_from(&base) else { return Vec::new() };
+    let hierarchies = entries
+        .flatten()
+        .filter_map(|entry| root::open_dir(&base, OsStr::from_bytes(entry.file_name().to_bytes())).ok());
+    let is_one = |found: &OwnedFd| has_magic(found, CGROUP_V1_MAGIC) || has_magic(found, CGROUP_V2_MAGIC);
+    hierarchies.filter(is_one).collect()
+}
+
+/// Removes the group of a container of another runtime that nobody runs any more, nor is about to run.
+pub(in crate::runtime) fn remove_foreign(parent: &[&str], id: &str) {
+    let Ok(id) = CString::new(id) else { return };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    for hierarchy in foreign_hierarchies() {
+        let mut names = parent.iter().copied().chain([FOREIGN_PARENT]);
+        let above =
+            names.try_fold(hierarchy, |at, name| root::open_no_links(&at, name, flags, Mode::empty()).ok());
+        let Some(above) = above else { continue };
+        // What was killed is in it for a moment longer. What is in use after that goes with a later sweep.
+        for _ in 0..500 {
+            if remove_group(&above, &id, DEEPEST) != Err(Errno::BUSY) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -681,7 +706,7 @@ mod tests {
         let parents: Vec<OwnedFd> = made.into_iter().map(|(parent, _)| parent).collect();
         sweep();
         // Another test's sweep may be at it at this moment.
-        for _ in 0..1000 {
+        for _ in 0..60_000 {
             if !parents.iter().any(|parent| is_there(parent, &id)) {
                 return;
             }

@@ -49,7 +49,8 @@ enum Said {
 pub(super) fn run(socket: BorrowedFd<'_>, plan: &ForeignPlan, parcel: Parcel) -> Result<Message, Failure> {
     let Parcel { fds, bytes } = parcel;
     let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-    let probe = Probing { process: &plan.process, seccomp: plan.seccomp };
+    let host = super::Ahead::nothing()?.host;
+    let probe = Probing { process: &plan.process, seccomp: plan.seccomp, host: &host };
     let mut monitor = Monitor::new(&plan.life, probe, &mut fds, &bytes)?;
     monitor.network = plan.services.as_ref().map(|services| Serving::new(services, &mut fds)).transpose()?;
     let pipe =

@@ -41,9 +41,12 @@ pub(super) use cgroup::{
 };
 use init::Init;
 pub(super) use init::{drop_bounding, enter, loopback_up, unshare};
+use namespaces::Ahead;
 use network::Network;
 pub(super) use point::{Points, Shape};
 use tree::Tree;
+
+const OVERLAY_MAGIC: rustix::fs::FsWord = 0x794c_7630;
 
 /// Serves one sandbox and ends. `main` calls it before anything else when [`super::is_child`] says
 /// so; standard input is then the builder's socket.
@@ -55,6 +58,8 @@ pub fn child_main() -> ! {
     if is(super::network::KEEPER_NAME) {
         super::network::keep();
     }
+    // Executed by a descriptor, it would be listed under the number of that.
+    let _ = rustix::thread::set_name(c"stave-sandbox");
     // A descriptor that the builder leaked must not reach the sandbox. Nothing owns one yet.
     let _ = sys::close_from(3, false);
     // Interrupts typed at the builder's terminal are for the builder; it will hang up if need be.
@@ -70,10 +75,18 @@ pub fn child_main() -> ! {
 }
 
 fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut ahead = None;
     let ended = loop {
         let Some((order, parcel)) = wire::receive::<Order>(socket)? else { return Ok(()) };
         break match order {
-            Order::Run(plan) => Sandbox::run(socket, &plan, parcel),
+            // What went wrong is told to whoever waits for an answer.
+            Order::Ahead(wanted) => {
+                ahead = Some(Ahead::make(wanted));
+                continue;
+            }
+            Order::Run(plan) => {
+                ahead.transpose().and_then(|ahead| Sandbox::run(socket, &plan, parcel, ahead))
+            }
             Order::Join(plan) => join::run(socket, &plan, parcel),
             Order::Foreign(plan) => foreign::run(socket, &plan, parcel),
             Order::Copy => {
@@ -119,20 +132,27 @@ struct Sandbox {
 
 impl Sandbox {
     /// From the plan to the last message.
-    fn run(socket: BorrowedFd<'_>, plan: &Plan, parcel: Parcel) -> Result<Message, Failure> {
+    fn run(
+        socket: BorrowedFd<'_>,
+        plan: &Plan,
+        parcel: Parcel,
+        ahead: Option<Ahead>,
+    ) -> Result<Message, Failure> {
         let Parcel { fds, bytes } = parcel;
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-        let host = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .during(|| "opening the mount namespace".to_owned())?;
-        let probing = Probing { process: &plan.process, seccomp: plan.seccomp };
+        let mut ahead = ahead.map_or_else(Ahead::nothing, Ok)?;
+        let probing = Probing { process: &plan.process, seccomp: plan.seccomp, host: &ahead.host };
         let mut monitor =
             plan.life.as_ref().map(|life| Monitor::new(life, probing, &mut fds, &bytes)).transpose()?;
         // On the host's network still, and before the program starts, whose first question may be a name.
         let serving = plan.services.as_ref().map(|services| Serving::new(services, &mut fds)).transpose()?;
-        let network = Network::enter(plan, &mut fds)?;
-        namespaces::enter(plan, &mut fds)?;
-        let points = Points::new(take(&mut fds, plan.rootfs)?, plan.read_only);
-        let mut sandbox = Self { host, network, serving, points, group: None };
+        let network = ahead.network.take().map_or_else(|| Network::enter(plan, &mut fds), Ok)?;
+        ahead.enter(plan, &mut fds)?;
+        let mut points = Points::new(take(&mut fds, plan.rootfs)?, plan.read_only);
+        if plan.life.as_ref().is_some_and(|life| life.passing) {
+            leave_on_overlay(&mut points).during(|| "looking at the root file system".to_owned())?;
+        }
+        let mut sandbox = Self { host: ahead.host, network, serving, points, group: None };
         let ran = sandbox.start_and_wait(socket, plan, &mut fds, &bytes, monitor.as_mut());
         if plan.namespaces.pid != Whose::Own
             && let Some(group) = &sandbox.group
@@ -253,6 +273,12 @@ impl Sandbox {
         let group = self.group.as_ref().and_then(Group::remove);
         stubs.or(group)
     }
+}
+
+/// An overlay that ends with its container need not be tidied. Another root's device could be a volume's as well.
+fn leave_on_overlay(points: &mut Points) -> io::Result<()> {
+    let root = points.root().try_clone()?;
+    if rustix::fs::fstatfs(&root)?.f_type == OVERLAY_MAGIC { points.leave_on(root) } else { Ok(()) }
 }
 
 /// The first process of the sandbox.

@@ -43,6 +43,16 @@ pub(super) struct Network {
 }
 
 impl Network {
+    /// Makes one of the sandbox's own, where the launcher can visit it.
+    pub(super) fn ahead() -> Result<Option<Self>, Failure> {
+        let host = own().during(|| "opening the network namespace".to_owned())?;
+        if join(&host).is_err() {
+            return Ok(None);
+        }
+        make_or_join(None)?;
+        Ok(Some(Self { host: Some(host), ..Self::default() }))
+    }
+
     /// Makes or joins what the plan says.
     pub(super) fn enter(plan: &Plan, fds: &mut [Option<OwnedFd>]) -> Result<Self, Failure> {
         let namespace = match plan.network {

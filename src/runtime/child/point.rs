@@ -44,11 +44,19 @@ pub(in crate::runtime) struct Points {
     /// Whether handles for the removal go through a mount of their own, since the root's becomes
     /// read-only.
     apart: bool,
+    /// File systems, by their devices, that end with the sandbox: what is made there goes with them.
+    passing: Vec<u64>,
 }
 
 impl Points {
     pub(in crate::runtime) fn new(root: OwnedFd, apart: bool) -> Self {
-        Self { root, stubs: Vec::new(), apart }
+        Self { root, stubs: Vec::new(), apart, passing: Vec::new() }
+    }
+
+    /// Leaves what is made on this file system there, which nobody sees after the sandbox.
+    pub(in crate::runtime) fn leave_on(&mut self, file_system: impl AsFd) -> io::Result<()> {
+        self.passing.push(rustix::fs::fstat(file_system)?.st_dev);
+        Ok(())
     }
 
     pub(in crate::runtime) fn root(&self) -> &OwnedFd {
@@ -149,6 +157,9 @@ impl Points {
             }
         }
         set_mtime(parent, before.st_mtime, before.st_mtime_nsec)?;
+        if self.passing.contains(&before.st_dev) {
+            return Ok(());
+        }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(parent, name, flags, Mode::empty())?;
         let parent = if self.apart {
@@ -261,6 +272,19 @@ mod tests {
         }
         lines.sort();
         lines
+    }
+
+    #[test]
+    fn what_is_on_a_file_system_that_ends_stays_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut points = points(dir.path());
+        points.point("/before/x", Shape::File, false).unwrap();
+        points.leave_on(points.root().try_clone().unwrap()).unwrap();
+        points.point("/after/x", Shape::File, false).unwrap();
+        points.point("/before/y", Shape::Directory, false).unwrap();
+        assert_eq!(points.clean_up(), None);
+        assert!(dir.path().join("after/x").exists());
+        assert!(dir.path().join("before/y").exists() && !dir.path().join("before/x").exists());
     }
 
     fn points(dir: &Path) -> Points {

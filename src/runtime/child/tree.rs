@@ -264,6 +264,9 @@ impl Build<'_> {
             return Ok(());
         };
         sys::attach(&mount, &point).during(during)?;
+        if matches!(kind, Kind::Dev | Kind::Tmpfs { .. }) {
+            self.points.leave_on(&mount).during(during)?;
+        }
         match kind {
             Kind::Dev => self.dev = Some(mount),
             Kind::Pts => self.pts = Some(mount),
@@ -339,7 +342,12 @@ impl Build<'_> {
             Err(Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
-        let host = device_of(&self.host_dev, relative, kind, device.major, device.minor)?;
+        let at = match &device.host {
+            // One that is elsewhere there can only be made, which was refused.
+            Some(host) => host.strip_prefix("/dev/").ok_or(Errno::PERM)?,
+            None => relative,
+        };
+        let host = device_of(&self.host_dev, at, kind, device.major, device.minor)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(&parent, name, flags, mode)?;
         bind(&host, &point)

@@ -2,9 +2,10 @@
 //!
 //! What needs the store is not done here but by the program that the monitor becomes: the command line of its plan,
 //! executed from the sealed copy that the monitor itself came from. A client that does it anyway (`run --rm`) is left
-//! to, for as long as it is connected.
+//! to, for as long as it is connected, but for removing the folder: that takes longest, and nobody waits for it.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -75,12 +76,23 @@ impl Monitor {
                 unsafe { libc::_exit(1) }
             }
         }
+        if self.cleaned {
+            // If this fails, or comes to no end, a sweep takes it.
+            let _ = self.remove_folder();
+        }
         // What is left is for those who read slowly, or are stopped themselves. Nobody else waits for them.
         self.lock = None;
         while self.peers.iter().any(|peer| peer.has_queue()) {
             self.turn(None);
         }
         std::process::exit(0)
+    }
+
+    fn remove_folder(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Wherever it was set aside: a folder of ours, whose parent nobody else can exchange.
+        let above = rustix::fs::openat(&self.folder, "..", flags, Mode::empty())?;
+        crate::root::remove_all(&above, OsStr::new(&self.plan.id))
     }
 
     fn restarts(&self) -> bool {

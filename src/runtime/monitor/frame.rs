@@ -66,8 +66,8 @@ pub enum Request {
     SetRestart(super::Restart),
     /// It was stopped in its tracks, or goes on again; the client sees to that itself.
     Paused(bool),
-    /// From the starter, where it stays attached: it did what is to be done after the end. If it hangs up without
-    /// that, the monitor sees to it. No reply.
+    /// From the starter, where it stays attached: it did what is to be done after the end. The folder is nobody's any
+    /// more, and the monitor removes it. If it hangs up without that, the monitor sees to all of it. No reply.
     Cleaned,
 }
 

@@ -54,10 +54,15 @@ struct Running {
 
 impl Health {
     /// Prepared while our root is still the host's. `process` and `filter` are the container's own.
-    pub(super) fn new(check: HealthCheck, process: Process, filter: Option<Vec<u8>>) -> io::Result<Self> {
+    pub(super) fn new(
+        check: HealthCheck,
+        process: Process,
+        filter: Option<Vec<u8>>,
+        host: OwnedFd,
+    ) -> io::Result<Self> {
         let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
         Ok(Self {
-            host: open("/proc/self/ns/mnt", OFlags::RDONLY)?,
+            host,
             null: open("/dev/null", OFlags::RDWR)?,
             process: Process { args: check.command.clone(), ..process },
             check,

@@ -124,6 +124,8 @@ pub(in crate::runtime) struct Probing<'a> {
     pub process: &'a Process,
     /// The filter, as a range of what came with the plan.
     pub seccomp: Option<Bytes>,
+    /// The mount namespace that the monitor comes from.
+    pub host: &'a OwnedFd,
 }
 
 impl Monitor {
@@ -148,7 +150,7 @@ impl Monitor {
         };
         let health = plan.health.clone().map(|check| {
             let filter = probing.seccomp.map(|range| wire::slice(bytes, range).to_vec());
-            Health::new(check, probing.process.clone(), filter)
+            Health::new(check, probing.process.clone(), filter, probing.host.try_clone()?)
         });
         let health = health.transpose().during(|| "preparing the health check".to_owned())?;
         Ok(Self {

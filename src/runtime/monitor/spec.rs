@@ -37,6 +37,8 @@ pub struct Life {
     pub after: CommandLine,
     /// Whether there is anything to do after the end besides starting it again.
     pub cleans: bool,
+    /// Whether what it wrote goes with it.
+    pub passing: bool,
 }
 
 /// A program's arguments, from its name on, and all of its environment.
@@ -101,6 +103,7 @@ pub(in crate::runtime) struct LifePlan {
     pub state: State,
     pub after: CommandLine,
     pub cleans: bool,
+    pub passing: bool,
 }
 
 impl LifePlan {
@@ -121,6 +124,7 @@ impl LifePlan {
             state: life.state,
             after: life.after,
             cleans: life.cleans,
+            passing: life.passing,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::folder::{Folder, Locked, Members, read_member};
+use super::folder::{Dead, Folder, Locked, Members, read_member};
 use super::ground::Ground;
 use super::links::{self, Mac, Peer};
 use super::model::{Bridge, DEFAULT_DEVICE, DEFAULT_NETWORK, Member, MemberEndpoint, Pool, mac_of};
@@ -77,7 +77,12 @@ impl Machine {
         let mut host = Ground::new(self.yard.as_ref().map(Yard::make).transpose()?)?;
         let folder = self.folder(&host)?;
         let locked = folder.lock().map_err(doing("lock the networks"))?;
-        let mut members = self.members(&locked, &mut host)?;
+        let Members { living, dead } = locked.members().map_err(doing("read the networks"))?;
+        let (mut leaving, gone) = partition(&mut host, dead, &wanted.id)?;
+        self.bury(&locked, &mut host, &living, &gone)?;
+        let mut members = living;
+        // They keep their addresses until then, and have nothing else that counts.
+        members.extend(leaving.iter().filter_map(|dead| dead.member.clone()));
         let held = locked
             .hold(&wanted.id)
             .map_err(doing("take part in networks"))?
@@ -88,7 +93,14 @@ impl Machine {
         for (number, place) in wanted.places.iter().enumerate() {
             let (bridge, made) = self.bridge(&locked, &mut host, place.bridge.as_ref())?;
             changed |= made;
-            let endpoint = endpoint(&bridge, place, number, &member, &members)?;
+            let mut found = endpoint(&bridge, place, number, &member, &members);
+            if found.is_err() && !leaving.is_empty() {
+                // What is wanted may be theirs still.
+                members.retain(|member| !leaving.iter().any(|dead| dead.id == member.id));
+                self.bury(&locked, &mut host, &members, &std::mem::take(&mut leaving))?;
+                found = endpoint(&bridge, place, number, &member, &members);
+            }
+            let endpoint = found?;
             wire(&mut host, &mut inside.route, inside.fd.as_fd(), &bridge, &endpoint)?;
             member.endpoints.push(endpoint);
         }
@@ -326,21 +338,32 @@ impl Machine {
         self.all_members().map(drop)
     }
 
-    /// Everybody who lives. Devices and rules of the dead are gone afterwards, and only then are they forgotten:
-    /// whoever is killed on the way, or fails later, leaves nothing that nobody knows of.
+    /// Everybody who lives. Nothing is left of the dead afterwards.
     fn members(&self, locked: &Locked<'_>, host: &mut Ground) -> Result<Vec<Member>, NetworkError> {
-        let Members { living, dead, devices, stale } =
-            locked.members().map_err(doing("read the networks"))?;
-        for device in &devices {
+        let Members { living, dead } = locked.members().map_err(doing("read the networks"))?;
+        self.bury(locked, host, &living, &dead)?;
+        Ok(living)
+    }
+
+    /// Has devices and rules of the dead gone, and only then forgets them: whoever is killed on the way, or fails later,
+    /// leaves nothing that nobody knows of.
+    fn bury(
+        &self,
+        locked: &Locked<'_>,
+        host: &mut Ground,
+        living: &[Member],
+        dead: &[Dead],
+    ) -> Result<(), NetworkError> {
+        for device in dead.iter().flat_map(Dead::devices) {
             links::delete(&mut host.route, device).map_err(doing("take a device away"))?;
         }
-        if stale && rules_are_there(host)? {
-            self.apply_rules(locked, host, &living)?;
+        if dead.iter().any(Dead::had_ports) && rules_are_there(host)? {
+            self.apply_rules(locked, host, living)?;
         }
-        for id in &dead {
+        for Dead { id, .. } in dead {
             locked.forget(id).map_err(doing("forget a container"))?;
         }
-        Ok(living)
+        Ok(())
     }
 
     /// The bridge, which is there and up afterwards, and whether anything was done for that.
@@ -427,6 +450,24 @@ impl Machine {
         let subnet = IpNet::V4(free_subnet(&taken).ok_or(NetworkError::NoSubnet)?);
         Ok(default_bridge_at(subnet, first_host(&subnet)))
     }
+}
+
+/// Of the dead, those whose devices the kernel is about to take away, and all others. To take a device away oneself is
+/// to wait until no processor looks at it any more, some twenty milliseconds; so whoever only wants to be in a network
+/// leaves it to the kernel. Not where `id` is there again, whose devices have those names, and not where ports led there.
+fn partition(host: &mut Ground, dead: Vec<Dead>, id: &str) -> Result<(Vec<Dead>, Vec<Dead>), NetworkError> {
+    let (mut leaving, mut gone) = (Vec::new(), Vec::new());
+    for one in dead {
+        let mut there = false;
+        if one.id != id && !one.had_ports() {
+            for device in one.devices() {
+                let found = links::find(&mut host.route, device).map_err(doing("look for a device"))?;
+                there |= found.is_some();
+            }
+        }
+        if there { &mut leaving } else { &mut gone }.push(one);
+    }
+    Ok((leaving, gone))
 }
 
 /// Whether the firewall has the table.

@@ -96,11 +96,27 @@ impl Folder {
 pub(super) struct Members {
     pub living: Vec<Member>,
     /// Who is dead and still known, to be [forgotten](Locked::forget) when all that is left of them is gone.
-    pub dead: Vec<String>,
-    /// Devices of the dead: the kernel takes them away, but takes its time.
-    pub devices: Vec<String>,
-    /// Whether the dead had published ports.
-    pub stale: bool,
+    pub dead: Vec<Dead>,
+}
+
+/// Who was in networks.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub id: String,
+    /// None if it cannot be read.
+    pub member: Option<Member>,
+}
+
+impl Dead {
+    /// Its devices: the kernel takes them away, but takes its time.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &str> {
+        self.member.iter().flat_map(|member| &member.endpoints).map(|endpoint| endpoint.outside.as_str())
+    }
+
+    /// Whether it had published ports. One that cannot be read may have had some too.
+    pub(super) fn had_ports(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| !member.ports.is_empty())
+    }
 }
 
 /// Whether an id can be the name of a file.
@@ -138,15 +154,11 @@ impl Locked<'_> {
             if is_alive(&folder, id) {
                 found.living.extend(member);
             } else {
-                // One that cannot be read may have had ports too.
-                found.stale |= member.as_ref().is_none_or(|member| !member.ports.is_empty());
-                let endpoints = member.into_iter().flat_map(|member| member.endpoints);
-                found.devices.extend(endpoints.map(|endpoint| endpoint.outside));
-                found.dead.push(id.to_owned());
+                found.dead.push(Dead { id: id.to_owned(), member });
             }
         }
         for id in names(&self.folder.path.join("alive"))? {
-            if !is_alive(&folder, &id) && !found.dead.contains(&id) {
+            if !is_alive(&folder, &id) && !found.dead.iter().any(|dead| dead.id == id) {
                 remove(&self.folder.path.join("alive").join(id))?;
             }
         }
@@ -266,12 +278,13 @@ mod tests {
         locked.write_member(&member("c3")).unwrap();
         let found = locked.members().unwrap();
         assert_eq!(found.living, [member("c1")]);
-        assert!(!found.stale && found.devices.is_empty());
+        assert!(found.dead.iter().all(|dead| !dead.had_ports() && dead.devices().next().is_none()));
         // The second is known until whoever asked has taken away what it left.
-        assert_eq!(found.dead, ["c3"]);
-        assert_eq!(locked.members().unwrap().dead, ["c3"]);
+        let dead = || locked.members().unwrap().dead.into_iter().map(|dead| dead.id).collect::<Vec<_>>();
+        assert_eq!(dead(), ["c3"]);
+        assert_eq!(dead(), ["c3"]);
         locked.forget("c3").unwrap();
-        assert_eq!(locked.members().unwrap().dead, [""; 0]);
+        assert_eq!(dead(), [""; 0]);
         assert_eq!(names(&folder.path.join("alive")).unwrap(), ["c1"]);
         // A copy of the descriptor holds as well as the first.
         let copy = held.try_clone().unwrap();
@@ -288,9 +301,9 @@ mod tests {
         let locked = folder.lock().unwrap();
         std::fs::write(folder.path.join("members/x.json"), b"{").unwrap();
         let found = locked.members().unwrap();
-        assert!(found.living.is_empty() && found.stale);
-        for id in &found.dead {
-            locked.forget(id).unwrap();
+        assert!(found.living.is_empty() && found.dead[0].had_ports());
+        for dead in &found.dead {
+            locked.forget(&dead.id).unwrap();
         }
         assert!(names(&folder.path.join("members")).unwrap().is_empty());
         assert!(locked.hold("../x").is_err() && locked.hold("").is_err());

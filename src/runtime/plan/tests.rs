@@ -10,7 +10,7 @@ fn null() -> OwnedFd {
     std::fs::File::open("/dev/null").unwrap().into()
 }
 
-fn sandbox(args: &[&str]) -> Sandbox {
+pub(in crate::runtime) fn sandbox(args: &[&str]) -> Sandbox {
     Sandbox {
         rootfs: null(),
         read_only: false,
@@ -138,6 +138,7 @@ fn limits_and_devices() {
     sandbox.shm_size = Some(4096);
     let device = Device {
         path: "/dev/a/../b".to_owned(),
+        host: None,
         block: true,
         major: 7,
         minor: 1,

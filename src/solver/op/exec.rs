@@ -28,6 +28,9 @@ impl Solver<'_> {
         let key = KeyBuilder::new(Op::Exec(Box::new(op.key_form())).digest())
             .input("base image", &identity_of(base).0);
         let key = self.key_of_mounts(key, op, inputs)?;
+        if op.network == Network::Default {
+            self.ahead.one_less();
+        }
         self.action(work, key.finish(), base, |below, step| {
             self.over_view(below, |view| self.run(work, op, inputs, view, step))
         })
@@ -43,6 +46,11 @@ impl Solver<'_> {
     ) -> Result<(), Cause> {
         // The first step's begins to get ready now.
         let launcher = launcher()?;
+        let id = cgroup_id(work, step);
+        let bridged = op.network == Network::Default && self.environment.user_network.is_none();
+        if bridged {
+            self.begin_step_network(&id);
+        }
         let user = users::resolve(view.as_fd(), if op.user.is_empty() { "0" } else { &op.user })?;
         make_workdir(&view, &op.cwd, &user)
             .map_err(|error| Cause::Io("make the working directory", error))?;
@@ -66,15 +74,12 @@ impl Solver<'_> {
         let (stdout, stdout_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
         let (stderr, stderr_end) = std::io::pipe().map_err(|error| Cause::Io("make a pipe", error))?;
         let null = std::fs::File::open("/dev/null").map_err(|error| Cause::Io("open /dev/null", error))?;
-        let id = cgroup_id(work, step);
         let joined = match op.network {
-            Network::Default => match self.environment.user_network {
-                None => self.step_network(&id)?,
-                Some(_) => self.user_network().map(|network| {
-                    let resolv_conf = network.resolv_conf(self.environment.resolv_conf);
-                    (runtime::Network::User(network.clone()), resolv_conf)
-                }),
-            },
+            Network::Default if bridged => self.step_network(&id)?,
+            Network::Default => self.user_network().map(|network| {
+                let resolv_conf = network.resolv_conf(self.environment.resolv_conf);
+                (runtime::Network::User(network.clone()), resolv_conf)
+            }),
             Network::None | Network::Host => None,
         };
         let (network, resolv_conf) = match (op.network, joined) {

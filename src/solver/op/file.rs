@@ -7,8 +7,8 @@ use rustix::fs::Mode;
 
 use crate::cache::KeyBuilder;
 use crate::cache::content::{self, Listing, Selector, StatCache};
-use crate::digest::{ContentDigest, LayerIdentity};
-use crate::llb::{CopyAction, CopySource, FileAction, FileOp, Id, MkdirAction, Op, Owner};
+use crate::digest::{ContentDigest, Digest, LayerIdentity};
+use crate::llb::{CopyAction, CopySource, FileAction, FileOp, Id, MkdirAction, Owner};
 use crate::runtime::users;
 use crate::solver::copy::{self, CopyError, Earlier};
 use crate::solver::{Cause, Local, Solver, Tree, Work, identity_of};
@@ -16,15 +16,6 @@ use crate::store::layers::Layer;
 
 /// How many entries a copy must have for an earlier version of it to be looked for among all records.
 const WORTH_LINKING: usize = 256;
-
-/// What a copy reads, found once for the key and used again for the copy.
-enum Found {
-    /// Of a local tree: listed and read already.
-    Listed(Listing),
-    /// Of layers or of a remote source: known by digest, listed again only if the copy happens.
-    Unlisted,
-    Inline,
-}
 
 /// What a copy reads, with its files here.
 struct Taken {
@@ -43,12 +34,22 @@ enum Held {
 
 impl Taken {
     fn source(&self) -> copy::Source<'_> {
-        let tree = match &self.tree {
+        copy::Source::Tree { tree: self.tree(), listing: &self.listing }
+    }
+
+    fn tree(&self) -> &content::Tree {
+        match &self.tree {
             Held::Local(local) => local.tree(),
             Held::View { tree, .. } => tree,
-        };
-        copy::Source::Tree { tree, listing: &self.listing }
+        }
     }
+}
+
+/// The input that an action reads, the path in it, and what it takes of that.
+fn read_of(action: &FileAction) -> Option<(usize, &str, Selector)> {
+    let FileAction::Copy(copy) = action else { return None };
+    let CopySource::Tree { input, path, .. } = &copy.from else { return None };
+    Some((*input, path, copy::selector(copy)?))
 }
 
 fn source<'a>(action: &'a FileAction, taken: Option<&'a Taken>) -> Option<copy::Source<'a>> {
@@ -74,38 +75,38 @@ impl Solver<'_> {
         inputs: &[Arc<Tree>],
     ) -> Result<Tree, Cause> {
         let base = inputs[0].layers()?;
-        let mut key =
-            KeyBuilder::new(Op::File(op.clone()).digest()).input("base image", &identity_of(base).0);
+        let operation = work.vertex.op_digest();
+        let mut key = KeyBuilder::new(operation).input("base image", &identity_of(base).0);
         let mut found = Vec::with_capacity(op.actions.len());
         for action in &op.actions {
-            let (what, digest) = match action {
-                FileAction::Mkdir(_) => (Found::Inline, None),
-                FileAction::Copy(copy) => self.find(copy, inputs)?,
-            };
-            if let (Some(digest), FileAction::Copy(CopyAction { from: CopySource::Tree { path, .. }, .. })) =
-                (digest, action)
-            {
+            let mut taken = None;
+            if let Some((input, path, selector)) = read_of(action) {
+                let digest;
+                (digest, taken) = self.examine(&inputs[input], &selector)?;
                 key = key.input(format!("files `{path}`"), &digest.0);
             }
-            found.push(what);
+            found.push(taken);
         }
-        self.action(work, key.finish(), base, |below, _step| self.perform(op, found, inputs, below))
+        self.action(work, key.finish(), base, |below, _step| {
+            self.perform(op, operation, found, inputs, below)
+        })
     }
 
     /// Makes the layer. Most copies can say what they will look at of the tree below, and mount nothing.
     fn perform(
         &self,
         op: &FileOp,
-        found: Vec<Found>,
+        operation: Digest,
+        found: Vec<Option<Taken>>,
         inputs: &[Arc<Tree>],
         below: &[Layer],
     ) -> Result<(LayerIdentity, Layer), Cause> {
         let (store, lease) = (self.environment.store, self.environment.lease);
         let mut taken = Vec::with_capacity(found.len());
         for (action, found) in op.actions.iter().zip(found) {
-            taken.push(match action {
-                FileAction::Mkdir(_) => None,
-                FileAction::Copy(copy) => self.take(copy, found, inputs)?,
+            taken.push(match (found, read_of(action)) {
+                (None, Some((input, _, selector))) => Some(self.take(&inputs[input], &selector)?),
+                (found, _) => found,
             });
         }
         let steps: Vec<(&FileAction, Option<copy::Source<'_>>)> = op
@@ -125,7 +126,7 @@ impl Solver<'_> {
                 });
             }
         }
-        let earlier = self.earlier(op, &taken)?;
+        let earlier = self.earlier(operation, &taken)?;
         let (scratch, mut ground) = store.ground(below)?;
         for (action, source) in &steps {
             let owner = match action {
@@ -150,14 +151,14 @@ impl Solver<'_> {
     }
 
     /// What the same operation made when it ran last, if it copies so much that it is worth looking for.
-    fn earlier(&self, op: &FileOp, taken: &[Option<Taken>]) -> Result<Option<Earlier>, Cause> {
+    fn earlier(&self, operation: Digest, taken: &[Option<Taken>]) -> Result<Option<Earlier>, Cause> {
         let entries =
             |taken: &Taken| taken.listing.roots.iter().map(|root| root.entries.len()).sum::<usize>();
         if taken.iter().flatten().map(entries).sum::<usize>() < WORTH_LINKING {
             return Ok(None);
         }
         let (store, lease) = (self.environment.store, self.environment.lease);
-        let Some(identity) = self.cache.latest_of(Op::File(op.clone()).digest())? else { return Ok(None) };
+        let Some(identity) = self.cache.latest_of(operation)? else { return Ok(None) };
         match store.find_layers(&[identity], lease)? {
             Ok(found) => Ok(Some(Earlier::new(store.open_layer(&found[0])?))),
             Err(_) => Ok(None),
@@ -182,29 +183,22 @@ impl Solver<'_> {
         }
     }
 
-    fn find(&self, copy: &CopyAction, inputs: &[Arc<Tree>]) -> Result<(Found, Option<ContentDigest>), Cause> {
-        let (CopySource::Tree { input, .. }, Some(selector)) = (&copy.from, copy::selector(copy)) else {
-            return Ok((Found::Inline, None));
-        };
-        match &*inputs[*input] {
-            Tree::Local(local) => {
-                let (listing, digest) = local.select(&selector)?;
-                Ok((Found::Listed(listing), Some(digest)))
-            }
-            tree @ (Tree::Layers(_) | Tree::Remote(_)) => {
-                Ok((Found::Unlisted, Some(self.content_of(tree, &selector)?)))
-            }
-        }
-    }
-
     /// The digest of what a selector chooses, with nothing on disk where it was asked before.
     pub(in crate::solver) fn content_of(
         &self,
         tree: &Tree,
         selector: &Selector,
     ) -> Result<ContentDigest, Cause> {
+        Ok(self.examine(tree, selector)?.0)
+    }
+
+    /// The same, with the files where they had to be looked at: whoever copies them need not look again.
+    fn examine(&self, tree: &Tree, selector: &Selector) -> Result<(ContentDigest, Option<Taken>), Cause> {
         let identity = match tree {
-            Tree::Local(local) => return Ok(local.select(selector)?.1),
+            Tree::Local(local) => {
+                let (listing, digest) = local.select(selector)?;
+                return Ok((digest, Some(Taken { tree: Held::Local(Arc::clone(local)), listing })));
+            }
             Tree::Remote(remote) => remote.identity(),
             Tree::Layers(layers) => identity_of(layers),
         };
@@ -213,20 +207,13 @@ impl Solver<'_> {
             selector.path, selector.wildcards, selector.optional, selector.parents, selector.excludes
         );
         if let Some(known) = self.cache.content(identity, &name)? {
-            return Ok(known);
+            return Ok((known, None));
         }
-        let laid_out = self.laid_out(tree)?;
-        let digest = if let Tree::Local(local) = &laid_out {
-            local.select(selector)?.1
-        } else {
-            let (view, _folder) =
-                self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
-            let tree = content::Tree::snapshot(view);
-            let mut listing = content::list(&tree, selector)?;
-            content::digest(&tree, &mut listing, &StatCache::off())?
-        };
+        let taken = self.take(tree, selector)?;
+        // Of a copy: nobody changes a layer, so the copier need not compare what it takes from there.
+        let digest = content::digest(taken.tree(), &mut taken.listing.clone(), &StatCache::off())?;
         self.cache.remember_content(identity, &name, digest)?;
-        Ok(digest)
+        Ok((digest, Some(taken)))
     }
 
     /// A tree whose files are needed: what is remote is a local directory then.
@@ -237,23 +224,17 @@ impl Solver<'_> {
         }
     }
 
-    /// What a copy reads, with its files here; nothing for what is in the operation itself.
-    fn take(&self, action: &CopyAction, found: Found, inputs: &[Arc<Tree>]) -> Result<Option<Taken>, Cause> {
-        let (CopySource::Tree { input, .. }, Some(selector)) = (&action.from, copy::selector(action)) else {
-            return Ok(None);
-        };
-        let laid_out = self.laid_out(&inputs[*input])?;
+    /// What a selector chooses, with its files here.
+    fn take(&self, tree: &Tree, selector: &Selector) -> Result<Taken, Cause> {
+        let laid_out = self.laid_out(tree)?;
         if let Tree::Local(local) = laid_out {
-            let listing = match found {
-                Found::Listed(listing) => listing,
-                Found::Unlisted | Found::Inline => local.select(&selector)?.0,
-            };
-            return Ok(Some(Taken { tree: Held::Local(local), listing }));
+            let listing = local.select(selector)?.0;
+            return Ok(Taken { tree: Held::Local(local), listing });
         }
         let (view, folder) = self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
         let tree = content::Tree::snapshot(view);
-        let listing = content::list(&tree, &selector)?;
-        Ok(Some(Taken { tree: Held::View { tree, _folder: folder }, listing }))
+        let listing = content::list(&tree, selector)?;
+        Ok(Taken { tree: Held::View { tree, _folder: folder }, listing })
     }
 
     /// Looks an owner up in the target's tree; whom that does not know is told.

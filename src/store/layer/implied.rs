@@ -49,14 +49,14 @@ pub(super) fn set_root(chain: &[Layer<'_>], marks: Marks, target: BorrowedFd<'_>
     }
 }
 
-/// Fills the empty directory `top` with whatever the chain (topmost layer first) would show wrongly,
-/// given that its layer `topmost` is the first one mounted. Gives whether there is anything.
+/// Fills the empty directory that `top` makes with whatever the chain (topmost layer first) would show wrongly,
+/// given that its layer `topmost` is the first one mounted. Gives whether there is anything; if not, nothing is made.
 pub(super) fn fill_top(
     chain: &[Layer<'_>],
     topmost: Option<usize>,
     with_root: bool,
     marks: Marks,
-    top: BorrowedFd<'_>,
+    top: impl FnOnce() -> Result<OwnedFd, PathError>,
 ) -> Result<bool, PathError> {
     let failed = |path: &[u8], error: io::Error| PathError::new("merge the directory", path, error);
     let mut wrong: BTreeSet<Vec<u8>> = BTreeSet::new();
@@ -90,6 +90,8 @@ pub(super) fn fill_top(
             parent = split(parent).0;
         }
     }
+    let top = top()?;
+    let top = top.as_fd();
     let mut filling = Filling::new(top, marks)?;
     for path in &needed {
         filling.directory(path, true)?;

@@ -14,8 +14,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -56,8 +55,8 @@ pub struct Upper<'a> {
 pub struct Options<'a> {
     /// [`Marks::User`] mounts with `userxattr`: without it removing a lower directory would give EIO.
     pub marks: Marks,
-    /// An empty directory on the layers' file system, which the caller keeps as long as the mount and
-    /// removes afterwards.
+    /// A directory on the layers' file system, empty or not there yet, for what the mount needs besides the layers:
+    /// mostly nothing. The caller keeps it as long as the mount and removes it afterwards.
     pub scratch: &'a Path,
     /// Never sync the upper directory: for steps, which a crash loses anyway. Such an upper directory
     /// cannot be mounted again.
@@ -151,7 +150,8 @@ fn plan(layers: &[LayerRef<'_>], upper: Option<Upper<'_>>, options: &Options<'_>
         }
     }
     // One place is kept for the directory on top.
-    let flat = options.scratch.join("flat");
+    let scratch = options.scratch;
+    let flat = scratch.join("flat");
     if mounted.len() > MOST - 1 {
         let kept = mounted.split_off(MOST - 2);
         let implied: Vec<Vec<String>> =
@@ -162,7 +162,7 @@ fn plan(layers: &[LayerRef<'_>], upper: Option<Upper<'_>>, options: &Options<'_>
             .rev()
             .map(|(at, implied)| LayerRef { fs: chain[*at].fs, implied })
             .collect();
-        let into = make_dir(&flat)?;
+        let into = make_dir(scratch, "flat")?;
         flat_implied = Some(flatten(&lowest, into.as_fd(), options.marks)?);
         let first = kept[0];
         chain.truncate(first);
@@ -183,28 +183,36 @@ fn plan(layers: &[LayerRef<'_>], upper: Option<Upper<'_>>, options: &Options<'_>
         set_root(&chain, options.marks, fd.as_fd())?;
     }
     let mut lower = Vec::new();
-    let top = options.scratch.join("top");
-    let fd = make_dir(&top)?;
-    if fill_top(&chain, mounted.first().copied(), upper.is_none(), options.marks, fd.as_fd())? {
-        lower.push(top);
+    let top = || make_dir(scratch, "top");
+    if fill_top(&chain, mounted.first().copied(), upper.is_none(), options.marks, top)? {
+        lower.push(scratch.join("top"));
     }
     lower.extend(mounted.iter().map(|at| chain[*at].fs.to_owned()));
     let least: usize = if upper.is_some() { 1 } else { 2 };
     for name in ["empty", "empty2"].iter().take(least.saturating_sub(lower.len()).min(2)) {
-        let empty = options.scratch.join(name);
-        make_dir(&empty)?;
-        lower.push(empty);
+        make_dir(scratch, name)?;
+        lower.push(scratch.join(name));
     }
     Ok(Plan { lower, upper: upper.map(|upper| (upper.upper.to_owned(), upper.work.to_owned())) })
 }
 
-fn make_dir(path: &Path) -> Result<OwnedFd, PathError> {
+/// Makes a directory in the scratch directory, and that too if it is the first.
+fn make_dir(scratch: &Path, name: &str) -> Result<OwnedFd, PathError> {
+    let path = &scratch.join(name);
+    make_scratch(scratch)?;
     let made = rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(io::Error::from);
     made.map_err(at("make the directory", path))?;
     let fd = root::open_ambient_dir(path).map_err(at("open", path))?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755))
         .map_err(|error| at("change the mode of", path)(error.into()))?;
     Ok(fd)
+}
+
+fn make_scratch(scratch: &Path) -> Result<(), PathError> {
+    match rustix::fs::mkdir(scratch, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(at("make the directory", scratch)(error.into())),
+    }
 }
 
 fn is_empty(directory: &OwnedFd) -> io::Result<bool> {
@@ -223,15 +231,16 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 /// Whether overlayfs gets its options one by one. Before 6.5 they were kept until the mount is made, so that any is
-/// taken at first; the mount then fails without a word but in the kernel's own log.
-fn takes_options() -> io::Result<bool> {
+/// taken at first; the mount then fails without a word but in the kernel's own log. It is asked of the very context of
+/// the first mount: to end one that mounted nothing takes longer than all else here.
+fn takes_options(fs: &OwnedFd) -> bool {
     static TAKES: OnceLock<bool> = OnceLock::new();
-    if let Some(known) = TAKES.get() {
-        return Ok(*known);
-    }
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let takes = rustix::mount::fsconfig_set_flag(fs.as_fd(), "none_has_this").is_err();
-    Ok(*TAKES.get_or_init(|| takes))
+    *TAKES.get_or_init(|| {
+        let takes = rustix::mount::fsconfig_set_flag(fs.as_fd(), "none_has_this").is_err();
+        // What it wrote about that is no reason for anything that fails later.
+        let _ = message(fs);
+        takes
+    })
 }
 
 /// `nofollow` rather than `off`, which a module parameter can turn into `follow`, and which `userxattr`
@@ -239,10 +248,10 @@ fn takes_options() -> io::Result<bool> {
 const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
 
 fn mount_new(plan: &Plan, options: &Options<'_>) -> io::Result<OwnedFd> {
-    if !takes_options()? {
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !takes_options(&fs) {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let string = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
     // Resolved during the call, so one handle at a time is open.
     let directory = |key: &str, path: &Path| -> io::Result<Result<(), Errno>> {
@@ -283,23 +292,22 @@ fn flags(plan: &Plan, options: &Options<'_>) -> [(&'static str, bool); 2] {
 /// An error with what the kernel wrote about it.
 fn explained(fs: &OwnedFd, error: Errno) -> io::Error {
     let error = io::Error::from(error);
-    let mut message = vec![0; 1024];
-    let length = match fs.try_clone().map(File::from) {
-        Ok(mut log) => log.read(&mut message).unwrap_or(0),
-        Err(_) => 0,
-    };
-    // "e overlay: why"
-    match message.get(2..length) {
-        Some(text) => {
-            let text = String::from_utf8_lossy(text);
-            io::Error::new(error.kind(), format!("{}: {error}", text.trim()))
-        }
+    match message(fs) {
+        Some(text) => io::Error::new(error.kind(), format!("{text}: {error}")),
         None => error,
     }
 }
 
+/// The next thing that the kernel wrote, without its `e overlay: `.
+fn message(fs: &OwnedFd) -> Option<String> {
+    let mut message = [0; 1024];
+    let length = rustix::io::read(fs, &mut message).ok()?;
+    Some(String::from_utf8_lossy(message.get(2..length)?).trim().to_owned())
+}
+
 fn mount_old(plan: &Plan, options: &Options<'_>) -> io::Result<OwnedFd> {
     let links = options.scratch.join("links");
+    std::fs::create_dir_all(options.scratch)?;
     rustix::fs::mkdir(&links, Mode::RWXU)?;
     // Targets as the kernel knows them: the caller's may be relative to the working directory.
     let link = |path: &Path, name: String| -> io::Result<String> {

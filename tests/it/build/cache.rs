@@ -91,15 +91,17 @@ fn stages_run_side_by_side() {
     let Some(store) = Store::with_base() else { return };
     let mut text = String::new();
     for stage in 0..6 {
-        text.push_str(&format!("FROM busybox AS s{stage}\nRUN sleep 1; echo {stage} >/f\n"));
+        // Ends when another one runs too.
+        text.push_str(&format!(
+            "FROM busybox AS s{stage}\nRUN --mount=type=cache,target=/c touch /c/{stage}; \
+             for n in $(seq 600); do test $(ls /c | wc -l) -gt 1 && echo {stage} >/f && exit; sleep 0.1; done; exit 1\n"
+        ));
     }
     text.push_str("FROM scratch\n");
     for stage in 0..6 {
         text.push_str(&format!("COPY --from=s{stage} /f /f{stage}\n"));
     }
-    let began = std::time::Instant::now();
     store.build_id(&context(&text, &[]), &[]);
-    assert!(began.elapsed().as_secs_f64() < 4.5, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::containers::LONG;
 use crate::harness::processes::{cgroups, wait_for, with_argument, with_mount};
 use crate::harness::{Context, Ended, Store, context, finish, has};
 
@@ -32,7 +33,7 @@ impl Running {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut running = Self { child, word, context, cgroups: Vec::new() };
-        let pids = wait_for("two steps to run", Duration::from_secs(30), || {
+        let pids = wait_for("two steps to run", LONG, || {
             let pids: Vec<u32> = with_argument(&running.word)
                 .into_iter()
                 .filter(|pid| *pid != running.child.id() && !cgroups(*pid).is_empty())
@@ -62,7 +63,7 @@ impl Running {
     fn gone(&self, store: &Store) {
         let root = store.root();
         let root = root.to_str().unwrap();
-        wait_for("processes, mounts and cgroups to be gone", Duration::from_secs(2), || {
+        wait_for("processes, mounts and cgroups to be gone", LONG, || {
             let none = with_argument(&self.word).is_empty()
                 && with_mount(root).is_empty()
                 && self.cgroups.iter().all(|group| !group.exists());
@@ -98,7 +99,7 @@ fn signals_end_a_build_whole() {
         let began = Instant::now();
         running.signal(signal);
         let ended = running.end().code(code);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
         assert!(ended.stderr.contains("interrupted"), "{}", ended.stderr);
         running.gone(&store);
         assert!(store.entries("tmp").is_empty(), "{:?}", store.entries("tmp"));
@@ -131,5 +132,5 @@ fn a_signal_before_anything_runs() {
     let ended = finish(child);
     drop(pipe);
     assert_eq!(ended.code, 130, "{}", ended.stderr);
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < LONG);
 }

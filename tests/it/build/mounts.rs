@@ -22,7 +22,7 @@ impl Agent {
         let mut command = Command::new("ssh-agent");
         let child = command.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
         let agent = Self { child, folder };
-        for _ in 0..500 {
+        for _ in 0..6000 {
             if socket.exists() {
                 break;
             }

@@ -1,5 +1,6 @@
 //! Any process of stave's may be killed at any moment: the next command understands what is left, and cleans it.
 
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -89,13 +90,14 @@ fn what_a_monitor_starts_hears_all_signals() {
     let blocked = "grep SigBlk /proc/self/status";
     let id = rig.start_script(
         &["--name", "one", "--restart", "on-failure:1", "--health-interval=50ms", "--health-cmd", blocked],
-        &format!("{blocked}; sleep 1; exit 3"),
+        &format!("{blocked}; until test -e /checked; do sleep 0.05; done; exit 3"),
     );
     wait_for("a check", LONG, || {
         let probe = rig.state(&id)["health"]["log"][0]["output"].as_str()?.to_owned();
         assert_eq!(probe, "SigBlk:\t0000000000000000\n");
         Some(())
     });
+    rig.stave(["exec", "one", "touch", "/checked"]).ok();
     wait_for("the second end", LONG, || {
         (rig.state(&id)["restart_count"] == 1 && rig.state(&id)["status"] == "exited").then_some(())
     });
@@ -115,7 +117,7 @@ fn a_container_whose_client_was_killed_removes_itself() {
         "busybox",
         "sh",
         "-c",
-        "read x; sleep 0.5",
+        "until test -e /end; do sleep 0.05; done",
     ]);
     let mut client = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     wait_for("its start", LONG, || {
@@ -124,6 +126,7 @@ fn a_container_whose_client_was_killed_removes_itself() {
     });
     client.kill().unwrap();
     client.wait().unwrap();
+    rig.stave(["exec", "one", "touch", "/end"]);
     wait_for("the container to go", LONG, || rig.entries("containers").is_empty().then_some(()));
     rig.nothing_is_left(&[]);
 }
@@ -131,16 +134,45 @@ fn a_container_whose_client_was_killed_removes_itself() {
 #[test]
 fn a_client_whose_monitor_was_killed_says_so_and_cleans() {
     let Some(rig) = Rig::new() else { return };
-    let mut command = rig.command(["run", "--network=none", "--rm", "busybox", "sleep", "1000"]);
-    let client = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let id = wait_for("its start", LONG, || {
-        let id = rig.entries("containers").first().cloned()?;
-        (rig.state(&id)["status"] == "running").then_some(id)
-    });
+    let script = "echo ready; exec sleep 1000";
+    let mut command = rig.command(["run", "--network=none", "--rm", "busybox", "sh", "-c", script]);
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    // It has heard of the start.
+    client.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let id = rig.entries("containers").remove(0);
     kill(rig.monitor(&id));
     crate::harness::finish(client).code(137);
     rig.run(["--rm", "busybox", "true"]).ok();
     rig.nothing_is_left(&[&id]);
+}
+
+#[test]
+fn a_client_whose_monitor_was_killed_in_the_beginning_says_so_and_cleans() {
+    let Some(rig) = Rig::new() else { return };
+    for flags in [&["--rm"][..], &["--rm", "-v", "/data"], &[]] {
+        let all = [&["run", "--network=none"], flags, &["busybox", "sleep", "1000"]].concat();
+        let mut command = rig.command(all);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let client = command.spawn().unwrap();
+        // As soon as it is written down who the monitor is, which is before the client hears of it.
+        let id = wait_for("its start", LONG, || {
+            let id = rig.entries("containers").first().cloned()?;
+            rig.state(&id)["monitor_pid"].is_i64().then_some(id)
+        });
+        kill(rig.monitor(&id));
+        let ended = crate::harness::finish(client);
+        // By the container's end, or by that of who was to start it.
+        assert!(ended.code == 137 || ended.code == 125, "{ended:?}");
+        assert!(ended.code == 137 || ended.stderr.contains("signal: 9 (SIGKILL)"), "{ended:?}");
+        if flags.is_empty() {
+            rig.stave(["rm", &id]).ok();
+        }
+        assert_eq!(rig.stave(["volume", "ls", "-q"]).ok().text(), "");
+        // It sweeps the cgroup that nobody else could remove.
+        rig.run(["--rm", "busybox", "true"]).ok();
+        rig.nothing_is_left(&[&id]);
+    }
 }
 
 /// Kills each command after a growing while, so that all of its phases are met.
@@ -204,9 +236,10 @@ fn a_monitor_killed_around_the_end() {
     let Some(rig) = Rig::new() else { return };
     for step in 0..12u64 {
         let id = rig.start_script(&["--rm"], "sleep 0.05");
-        let monitor = rig.monitor(&id);
+        // On a busy machine it may have ended already.
+        let monitor = rig.state(&id)["monitor_pid"].as_i64();
         std::thread::sleep(Duration::from_millis(40 + step * 4));
-        kill(monitor);
+        monitor.into_iter().for_each(|monitor| kill(i32::try_from(monitor).unwrap()));
         rig.stave(["rm", "-f", &id]).ok();
         rig.stave(["logs", &id]).code(1).says(&["no such container"]);
     }

@@ -44,7 +44,7 @@ fn what_is_detached_goes_on_and_what_is_left_does_not() {
     let id = rig.start(&[], &["sleep", "1000"]);
     rig.store.stave(["exec", "-d", &id, "sleep", "2000"]).ok();
     let shown = |text: &str| rig.store.stave(["top", &id, "-o", "args"]).ok().text().contains(text);
-    assert!(shown("sleep 2000"));
+    wait_for("what is detached", LONG, || shown("sleep 2000").then_some(()));
     let mut client = rig.store.command(["exec", &id, "sleep", "3000"]).spawn().unwrap();
     wait_for("the command", LONG, || shown("sleep 3000").then_some(()));
     client.kill().unwrap();

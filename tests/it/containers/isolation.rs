@@ -57,14 +57,18 @@ fn probe() -> Option<&'static Path> {
             return None;
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (source, program) = (folder.join("isolation-probe.c"), folder.join("isolation-probe"));
+        // Other processes of the tests make it at the same time: each by itself, and whole when it has its name.
+        let own = tempfile::tempdir_in(folder).unwrap();
+        let (source, made) = (own.path().join("probe.c"), own.path().join("probe"));
         std::fs::write(&source, PROBE).unwrap();
         let built =
-            Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).status().unwrap();
+            Command::new("cc").args(["-static", "-O1", "-o"]).arg(&made).arg(&source).status().unwrap();
         if !built.success() {
             skip("a C library to link with");
             return None;
         }
+        let program = folder.join("isolation-probe");
+        std::fs::rename(made, &program).unwrap();
         Some(program)
     });
     made.as_deref()

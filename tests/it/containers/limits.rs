@@ -1,7 +1,8 @@
 //! What a container may use, and what is asked of its cgroup: limits that hold, `pause`, `update`, `stats`, `top`.
 
-use super::Rig;
+use super::{LONG, Rig};
 use crate::harness::has;
+use crate::harness::processes::wait_for;
 
 #[test]
 fn a_memory_hog_is_killed_and_that_is_said() {
@@ -24,8 +25,10 @@ fn a_fork_bomb_is_held() {
         return;
     }
     let Some(rig) = Rig::new() else { return };
-    let id = rig.start_script(&["--pids-limit", "30"], "b() { b | b & }; while :; do b; sleep 1; done");
+    // The first process only waits: a shell that cannot start another one ends.
+    let id = rig.start_script(&["--pids-limit", "30"], "b() { b | b & }; b & exec sleep 1000");
     let other = rig.start(&[], &["sleep", "1000"]);
+    wait_for("the limit", LONG, || rig.stave(["logs", &id]).ok().stderr.contains("can't fork").then_some(()));
     for _ in 0..3 {
         rig.store.stave(["exec", &other, "true"]).ok();
         let text = rig.store.stave(["stats", "--no-stream", "--format", "{{.PIDs}}", &id]).ok();
@@ -41,7 +44,8 @@ fn what_is_paused_stands_still_and_can_be_ended() {
         return;
     }
     let Some(rig) = Rig::new() else { return };
-    let id = rig.start_script(&[], "trap 'exit 3' TERM; while :; do sleep 0.1; done");
+    let id = rig.start_script(&[], "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done");
+    rig.wait_for_log(&id, "ready");
     rig.store.stave(["pause", &id]).ok();
     assert_eq!(rig.state(&id)["status"], "paused");
     rig.store.stave(["pause", &id]).code(1).says(&["already paused"]);
@@ -50,7 +54,7 @@ fn what_is_paused_stands_still_and_can_be_ended() {
     rig.store.stave(["unpause", &id]).code(1).says(&["is not paused"]);
     rig.store.stave(["exec", &id, "true"]).ok();
     rig.store.stave(["pause", &id]).ok();
-    rig.store.stave(["stop", "-t", "20", &id]).ok();
+    rig.store.stave(["stop", "-t", "60", &id]).ok();
     assert_eq!(rig.state(&id)["exit_code"], 3);
 }
 
@@ -79,9 +83,11 @@ fn limits_change_while_it_runs() {
 fn top_shows_the_processes_and_runs_nothing() {
     let Some(rig) = Rig::new() else { return };
     let id = rig.start_script(&[], "sleep 1000 & exec sleep 2000");
-    let text = rig.store.stave(["top", &id]).ok();
+    let text = wait_for("both processes", LONG, || {
+        let text = rig.store.stave(["top", &id]).ok();
+        (text.text().contains("sleep 1000") && text.text().contains("sleep 2000")).then_some(text)
+    });
     let header: Vec<&str> = text.text().lines().next().unwrap().split_whitespace().collect();
     assert_eq!(header, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
-    assert!(text.text().contains("sleep 1000") && text.text().contains("sleep 2000"), "{}", text.text());
     rig.store.stave(["top", &id, "-o", "pidd"]).code(2).says(&["did you mean"]);
 }

@@ -112,6 +112,14 @@ fn inspect_finds_objects_of_all_kinds() {
     assert!(both[1]["RootFS"]["Layers"].is_array());
     let pid = both[0]["State"]["Pid"].as_i64().unwrap();
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    for (key, says) in [("HostsPath", "localhost"), ("HostnamePath", &id[..12]), ("ResolvConfPath", "")] {
+        let path = both[0][key].as_str().unwrap();
+        // Only root may look into another user namespace.
+        if crate::harness::has(&["root"]) {
+            assert!(std::fs::read_to_string(path).unwrap().contains(says), "{key}: {path}");
+        }
+        assert!(path.starts_with("/proc/"), "{key}: {path}");
+    }
 
     for (format, expected) in [
         ("{{.State.Status}} {{.Name}}", "running /web"),

@@ -135,7 +135,7 @@ fn containers_of_a_network_find_each_other_by_name() {
     assert!(ask("nobody").text().contains("NXDOMAIN"));
     let out = ask(&four);
     assert!(out.text().contains("web.names"), "{}", out.text());
-    let get = "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 5";
+    let get = "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 60";
     for address in [&four, &six] {
         let out = script(&rig, &["--network", "names"], &format!("{get} {address} 80"));
         assert!(out.text().ends_with("hi"), "{address}: {}", out.text());
@@ -212,22 +212,24 @@ fn networks_are_apart_and_internal_ones_cut_off() {
     let number = host.rsplit_once(':').unwrap().1;
     let address = inspect(&rig, "network", "one")["Containers"][&id]["IPv4Address"].clone();
     let address = address.as_str().unwrap().split_once('/').unwrap().0;
-    let reach = |network: &str, to: &str, port: &str| {
-        let get = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {to} {port}");
+    let ask = |network: &str, to: &str, port: &str, seconds: u8| {
+        let get = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w {seconds} {to} {port}");
         script(&rig, &["--network", network], &get).text().ends_with("apart")
     };
+    let reach = |network: &str, to: &str, port: &str| ask(network, to, port, 60);
+    let misses = |network: &str, to: &str, port: &str| !ask(network, to, port, 2);
     assert!(reach("one", address, "80"));
-    assert!(!reach("two", address, "80"), "another network's container");
-    assert!(!reach("bridge", address, "80"));
-    assert!(!reach("inner", address, "80"));
+    assert!(misses("two", address, "80"), "another network's container");
+    assert!(misses("bridge", address, "80"));
+    assert!(misses("inner", address, "80"));
     // A published port of the host's is everybody's who reaches the host.
     assert!(reach("two", &other.us(), number));
-    assert!(!reach("inner", &other.us(), number));
+    assert!(misses("inner", &other.us(), number));
     // Out to another host, but not from an internal network.
-    let out_there = "ping -c1 -W2 10.77.13.2";
+    let out_there = "ping -c1 -W30 10.77.13.2";
     script(&rig, &["--network", "one"], out_there).ok();
     script(&rig, &[], out_there).ok();
-    assert_ne!(script(&rig, &["--network", "inner"], out_there).code, 0);
+    assert_ne!(script(&rig, &["--network", "inner"], "ping -c1 -W2 10.77.13.2").code, 0);
     let routes = script(&rig, &["--network", "inner"], "ip r; nslookup example.org").stdout;
     let routes = String::from_utf8(routes).unwrap();
     assert!(!routes.contains("default") && routes.contains("SERVFAIL"), "{routes}");
@@ -290,7 +292,7 @@ fn a_network_can_be_shared_between_containers() {
     let Some(rig) = Rig::networked() else { return };
     server(&rig, "owner", &["-p", "127.0.0.1::80"], "mine");
     assert_eq!(fetched(&port(&rig, "owner", "80")), "mine");
-    let get = "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 80";
+    let get = "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 60 127.0.0.1 80";
     assert!(script(&rig, &["--network", "container:owner"], get).text().ends_with("mine"));
     rig.run(["--network", "container:owner", "-p", "80", "busybox", "true"])
         .code(125)
@@ -452,4 +454,33 @@ fn steps_of_builds_have_the_bridge() {
     let image = store.build_exported(&named, &["--network=builds"]);
     assert!(image.text("own").contains("10.92.0.2/24"));
     store.stave(["network", "rm", "builds"]).ok();
+}
+
+#[test]
+fn steps_share_no_network() {
+    if !has(NEEDS) {
+        return;
+    }
+    let Some(store) = Store::with_base() else { return };
+    let text = "# syntax=docker/dockerfile:1-labs\nFROM busybox\n\
+                RUN --security=insecure ip a add 10.93.0.1/32 dev lo && ip r add 10.94.0.0/16 dev lo && ip -o -4 a >/one\n\
+                RUN ip -o -4 a >/two; ip r >>/two\nRUN ip -o -4 a show eth0 >/three\n";
+    let image = store.build_exported(&context(text, &[]), &["--allow=security.insecure"]);
+    let (one, two) = (image.text("one"), image.text("two"));
+    assert!(one.contains("10.93.0.1"), "{one}");
+    assert!(two.contains("eth0") && !two.contains("10.93.0.1") && !two.contains("10.94."), "{two}");
+    assert!(image.text("three").contains("eth0"));
+    // Containers that want an address that a step has just had get it.
+    let text = "FROM busybox\nRUN ip -o -4 a show eth0 >/own\n";
+    store.stave(["network", "create", "--subnet", "10.95.0.0/30", "narrow"]).ok();
+    for turn in 0..3 {
+        let text = format!("{text}RUN echo {turn}; ip -o -4 a show eth0 >/again\n");
+        let image = store.build_exported(&context(&text, &[]), &["--network=narrow", "--no-cache"]);
+        for file in ["own", "again"] {
+            assert!(image.text(file).contains("10.95.0.2/30"), "{}", image.text(file));
+        }
+        let run = ["run", "--rm", "--network=narrow", "--ip=10.95.0.2", "busybox", "true"];
+        store.stave(run).ok();
+    }
+    store.stave(["network", "rm", "narrow"]).ok();
 }

@@ -21,7 +21,7 @@ pub(super) fn server(rig: &Rig, name: &str, flags: &[&str], says: &str) -> Strin
 pub(super) fn fetch(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;

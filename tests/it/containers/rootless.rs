@@ -40,12 +40,72 @@ fn copied_trees_make_the_layers_of_an_overlay() {
     same_as_overlay("copy");
 }
 
+/// Whether fuse-overlayfs can be tried.
+pub(super) fn has_fuse() -> bool {
+    let there = find_program("fuse-overlayfs").is_some() && std::fs::File::open("/dev/fuse").is_ok();
+    if !there {
+        skip("fuse-overlayfs");
+    }
+    there
+}
+
 #[test]
 fn fuse_makes_the_layers_of_an_overlay() {
-    if find_program("fuse-overlayfs").is_none() || std::fs::File::open("/dev/fuse").is_err() {
-        return skip("fuse-overlayfs");
+    if has_fuse() {
+        same_as_overlay("fuse-overlayfs");
     }
-    same_as_overlay("fuse-overlayfs");
+}
+
+/// What a container wrote has the form of the way that its tree was made in, and so it stays, whatever the store uses
+/// by then; images are everybody's.
+#[test]
+fn a_container_stays_with_the_snapshotter_it_began_with() {
+    let Some(store) = Store::with_base() else { return };
+    let mut ways = vec!["overlay", "copy"];
+    ways.extend(has_fuse().then_some("fuse-overlayfs"));
+    let with = |way: &str, arguments: &[&str]| {
+        run(store.command(arguments).env("STAVE_SNAPSHOTTER", way), b"").ok().text().to_owned()
+    };
+    let script = "echo again >>/mark; cat /mark; ls -A /old; test -e /gone; echo $?; rm -rf /old /gone; mkdir -p /old; echo 1 >/old/new";
+    let dockerfile = "FROM busybox\nRUN mkdir /old && touch /old/a /old/b /gone\n";
+    store.build_id(&context(dockerfile, &[]), &["-t", "base"]);
+    let changes = "D /gone\nA /mark\nC /old\nD /old/a\nD /old/b\nA /old/new";
+    for made in &ways {
+        let network = "--network=none";
+        assert_eq!(
+            with(made, &["run", network, "--name", made, "base", "sh", "-c", script]),
+            "again\na\nb\n0"
+        );
+        for later in ways.iter().filter(|later| *later != made) {
+            assert_eq!(with(later, &["inspect", "-f", "{{.Driver}}", made]), *made);
+            assert_eq!(with(later, &["diff", made]), changes, "{made} seen by {later}");
+            with(later, &["commit", made, "made"]);
+            assert_eq!(with(later, &["run", network, "--rm", "made", "ls", "/old"]), "new", "{made} {later}");
+            with(later, &["cp", &format!("{made}:/mark"), "mark"]);
+            let text = with(later, &["start", "-a", made]);
+            assert!(text.ends_with("again\nnew\n1"), "{made} started by {later}: {text}");
+        }
+        with(made, &["rm", made]);
+    }
+    // One that could not be had is none to stay with; one that cannot be had any more is named.
+    if has_fuse() {
+        let name = "fused";
+        let fuse = |arguments: &[&str], path: &str| {
+            let mut command = store.command(arguments);
+            run(command.env("STAVE_SNAPSHOTTER", "fuse-overlayfs").env("PATH", path), b"")
+        };
+        with("overlay", &["create", "--network=none", "--name", name, "base", "true"]);
+        let elsewhere = std::env::var("PATH").unwrap();
+        let lacking = store.path("bin");
+        std::fs::create_dir(&lacking).unwrap();
+        fuse(&["start", "-a", name], &lacking).code(125).says(&["fuse-overlayfs is not installed"]);
+        with("overlay", &["start", "-a", name]);
+        with("overlay", &["rm", name]);
+        fuse(&["run", "--network=none", "--name", name, "base", "true"], &elsewhere).ok();
+        let says = ["of the snapshotter `fuse-overlayfs`", "where `copy` is used", "is not installed"];
+        let mut command = store.command(["start", name]);
+        run(command.env("STAVE_SNAPSHOTTER", "copy").env("PATH", &lacking), b"").code(1).says(&says);
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl OtherHost {
         let pid = process.id().to_string();
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         let there = || std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        super::processes::wait_for("another namespace", std::time::Duration::from_secs(20), || {
+        super::processes::wait_for("another namespace", std::time::Duration::from_secs(60), || {
             there().is_some_and(|theirs| theirs != own).then_some(())
         });
         let made = std::panic::catch_unwind(|| {

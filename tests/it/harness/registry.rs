@@ -61,7 +61,7 @@ impl Registry {
         let registry = Self { host, process, dir };
         let began = Instant::now();
         while TcpStream::connect(&registry.host).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "the registry does not start");
+            assert!(began.elapsed() < Duration::from_secs(60), "the registry does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(registry)

@@ -38,7 +38,7 @@ impl Served {
         let began = Instant::now();
         while served.host.is_empty() {
             let text = served.log();
-            assert!(began.elapsed() < Duration::from_secs(30), "the registry does not start: {text}");
+            assert!(began.elapsed() < Duration::from_secs(60), "the registry does not start: {text}");
             assert!(served.process.try_wait().unwrap().is_none(), "the registry does not start: {text}");
             let said =
                 text.lines().find_map(|line| line.strip_prefix("Listening on http")?.split_once("://"));

@@ -60,14 +60,14 @@ async fn tokens_are_fetched_once_and_shared() {
 
 #[tokio::test]
 async fn tokens_expire() {
-    let tokens = token_server(r#"{"access_token":"good-token","expires_in":1}"#);
+    let tokens = token_server(r#"{"access_token":"good-token","expires_in":3}"#);
     let registry = token_registry(realm(&tokens));
     let client = client_with_password(&[&registry.host()]);
     for _ in 0..2 {
         fetch(&client, &registry, &blob_of(b"blob")).await.unwrap();
     }
     assert_eq!(tokens.seen().len(), 1);
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(3_100)).await;
     fetch(&client, &registry, &blob_of(b"blob")).await.unwrap();
     assert_eq!(tokens.seen().len(), 2);
 }

@@ -169,7 +169,7 @@ pub fn wait_for_partial(store: &Store, digest: Digest, size: u64) {
     let file = store.root().join("partial/sha256").join(digest.hex());
     let began = Instant::now();
     while file.metadata().map_or(0, |metadata| metadata.len()) < size {
-        assert!(began.elapsed() < Duration::from_secs(30), "{} does not grow", file.display());
+        assert!(began.elapsed() < Duration::from_secs(60), "{} does not grow", file.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -142,10 +142,8 @@ async fn what_is_about_to_be_written_is_read_at_the_registry() {
 async fn a_mirror_that_says_nothing_is_waited_for_once() {
     let origin = blob_server(b"blob".to_vec());
     let mirror = Server::start(|_| Reply::hang());
-    let options = Options {
-        idle_timeout: std::time::Duration::from_millis(200),
-        ..mirrored(&origin, &[mirror.host()])
-    };
+    let options =
+        Options { idle_timeout: std::time::Duration::from_secs(1), ..mirrored(&origin, &[mirror.host()]) };
     let client = Client::new(options).unwrap();
     for _ in 0..3 {
         assert_eq!(fetch(&client, &origin, &blob_of(b"blob")).await.unwrap(), b"blob");

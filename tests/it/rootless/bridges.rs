@@ -56,7 +56,7 @@ fn person_with_bridges(range: bool) -> Option<Person> {
 /// What a page of a container's is, asked from another. The shell stays: the first process of a container cannot be
 /// ended by its own alarm.
 fn page(name: &str) -> String {
-    format!("timeout 10 wget -qO- http://{name}/; exit $?")
+    format!("timeout 60 wget -qO- http://{name}/; exit $?")
 }
 
 /// What answers at an address of the machine.
@@ -82,8 +82,11 @@ fn are_as_roots_are(person: &Person) {
         person.run(&["run", "--rm", "--network", network, "base", "sh", "-c", script])
     };
     let ok = |network: &str, script: &str| {
-        let output = run(network, script);
-        assert!(output.status.success(), "{script}: {}", said(&output));
+        // A server may not have begun to listen.
+        let output = wait_for(script, LONG, || {
+            let output = run(network, script);
+            output.status.success().then_some(output)
+        });
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
     assert_eq!(ok("front", &page("one")), "first");
@@ -132,8 +135,10 @@ fn outlive_their_keeper(person: &Person) {
     lasting.start("one", &["-h", "first", "-p", "127.0.0.1::80"], SERVER);
     let address = person.ok(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "one"]);
     let answers = || {
-        let output = person.run(&["run", "--rm", "base", "sh", "-c", &page(address.trim())]);
-        assert!(output.status.success(), "{}", said(&output));
+        let output = wait_for("a page", LONG, || {
+            let output = person.run(&["run", "--rm", "base", "sh", "-c", &page(address.trim())]);
+            output.status.success().then_some(output)
+        });
         assert_eq!(String::from_utf8_lossy(&output.stdout), "first\n");
     };
     answers();

@@ -1,6 +1,8 @@
 //! Containers of an ordinary user that another OCI runtime runs.
 
 use super::{Lasting, Person, person};
+use crate::containers::LONG;
+use crate::harness::processes::wait_for;
 use crate::harness::{find_program, skip};
 use crate::reliability::rig::said;
 
@@ -40,8 +42,10 @@ fn run_containers(person: &Person) {
         let lasting = Lasting(person);
         let script = "echo logged; exec sleep 100";
         lasting.start("one", &["--network=none", "--runtime", asked], script);
-        assert_eq!(lasting.exec("one", "cat /proc/1/comm"), "sleep\n", "{runtime}");
-        assert_eq!(person.ok(&["logs", "one"]), "logged\n", "{runtime}");
+        wait_for("the log", LONG, || (person.ok(&["logs", "one"]) == "logged\n").then_some(()));
+        wait_for("the program", LONG, || {
+            (lasting.exec("one", "cat /proc/1/comm") == "sleep\n").then_some(())
+        });
         person.ok(&["rm", "-f", "one"]);
     }
 }

@@ -103,7 +103,7 @@ fn after_a_cut() {
         drop(connection);
         // What arrived is there, as soon as the server has noticed.
         let status = |at: &str| served.get(at).is(204).header("range").unwrap().to_owned();
-        crate::harness::processes::wait_for("the bytes", std::time::Duration::from_secs(20), || {
+        crate::harness::processes::wait_for("the bytes", std::time::Duration::from_secs(60), || {
             (status(&location) == format!("0-{}", (2 << 20) - 1)).then_some(())
         });
         let range = format!("{}-{}", 2 << 20, bytes.len() - 1);
@@ -120,10 +120,11 @@ fn the_newest_request_has_the_upload() {
         let bytes = noise(1 << 20);
         let location = begin(&served);
         let mut stale = Connection::open(&served.host);
-        stale.send(&head(&served.host, "PATCH", &location, &[OCTETS], Some(bytes.len())));
-        stale.send(&bytes[..1000]);
+        let expect = ("Expect", "100-continue");
+        stale.send(&head(&served.host, "PATCH", &location, &[OCTETS, expect], Some(bytes.len())));
         // The server has begun to read when it has the upload's lock; nothing of it needs to be written yet.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        stale.answer("PATCH").is(100);
+        stale.send(&bytes[..1000]);
         let answer = patch(&served, &location, None, b"");
         let size: usize = answer.is(202).header("range").unwrap()[2..].parse().unwrap();
         let size = if size == 0 { 0 } else { size + 1 };

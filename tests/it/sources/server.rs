@@ -90,7 +90,7 @@ impl Repositories {
             .unwrap();
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "git daemon does not start");
+            assert!(began.elapsed() < Duration::from_secs(60), "git daemon does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(Self { folder, daemon, port })

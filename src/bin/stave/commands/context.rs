@@ -107,7 +107,10 @@ impl Context {
                         engine.fetch_layers(&image).map_err(|error| Failure::from_error(&error))
                     })?;
                 }
-                Err(error) => return Err(Failure::from_error(&error).with_code(error.exit_code())),
+                Err(error) => {
+                    let failure = Failure::from_error(&error).with_code(error.exit_code());
+                    return Err(error.hint().into_iter().fold(failure, Failure::hint));
+                }
             }
         }
     }
@@ -116,9 +119,7 @@ impl Context {
 /// What became of limits that cannot be had.
 fn unmet(limits: &[String]) -> String {
     let why = match crate::enter::is_rootless() {
-        true => {
-            "an ordinary user's containers are limited where systemd gave the user a cgroup of version 2 that this runs in: `systemd-run --user --scope stave ...`"
-        }
+        true => container::resources::WITHOUT_CGROUP,
         false => "this machine has no cgroup for it that can be written",
     };
     let (limits, verb) = (limits.join("`, `"), if limits.len() == 1 { "does" } else { "do" });

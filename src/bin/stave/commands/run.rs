@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use stave::engine::container::{self, Config, ControlError, Created};
-use stave::runtime::Launcher;
 use stave::runtime::monitor::Streams;
+use stave::runtime::{Launcher, MadeAhead};
 use stave::store::Store;
 use stave::store::containers::ContainerId;
 
@@ -13,7 +13,7 @@ use super::container_flags::Flags;
 use super::context::Context;
 use crate::attached::{self, Attachment, DETACH_KEYS};
 use crate::failure::Failure;
-use crate::{signals, terminal};
+use crate::{enter, signals, terminal};
 
 /// Run a command in a new container
 #[derive(Debug, clap::Args)]
@@ -52,9 +52,9 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 }
 
 fn detached(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let launcher = begin()?;
+    let launcher = begin(&args.flags)?;
     let store = context.store()?;
-    let (Created { id, lock, .. }, config) = create(&store, &args.flags, false)?;
+    let Created { id, config, lock, .. } = create(&store, &args.flags, false)?;
     let size = terminal::size();
     start_or_remove(&store, &id, &config, || {
         context.start(&store, &id, Some(lock), None, size, Some(launcher))
@@ -71,9 +71,9 @@ fn attended(context: &Context, args: &Args, forwarder: &signals::Forwarder) -> R
         .map_err(|what| Failure::usage(format!("--detach-keys `{}`: {what}", args.detach_keys)))?;
     let attachment = Attachment { streams, tty: process.tty, proxy: args.sig_proxy, keys };
     attachment.check()?;
-    let launcher = begin()?;
+    let launcher = begin(&args.flags)?;
     let store = context.store()?;
-    let (Created { id, lock, .. }, config) = create(&store, &args.flags, true)?;
+    let Created { id, config, lock, .. } = create(&store, &args.flags, true)?;
     let size = terminal::size();
     let mut started = start_or_remove(&store, &id, &config, || {
         context.start(&store, &id, Some(lock), Some(streams), size, Some(launcher))
@@ -85,12 +85,18 @@ fn attended(context: &Context, args: &Args, forwarder: &signals::Forwarder) -> R
 }
 
 /// Its launcher gets ready while we find out what is to run.
-fn begin() -> Result<Launcher, Failure> {
-    Launcher::begun().map_err(|error| Failure::new(format!("cannot start containers: {error}")))
+fn begin(flags: &Flags) -> Result<Launcher, Failure> {
+    let (ipc, uts) = flags.security.own_namespaces();
+    let made = match flags.network.stands_alone() {
+        // A program connects an ordinary user's network, from outside of what a launcher makes.
+        None if enter::is_rootless() => None,
+        alone => Some(MadeAhead { ipc, uts, network: alone == Some("none") }),
+    };
+    Launcher::begun(made).map_err(|error| Failure::new(format!("cannot start containers: {error}")))
 }
 
 /// Creates the container, and says its id where that was asked for.
-pub fn create(store: &Store, flags: &Flags, attached: bool) -> Result<(Created, Config), Failure> {
+pub fn create(store: &Store, flags: &Flags, attached: bool) -> Result<Created, Failure> {
     let cidfile = flags.life.cidfile.as_ref().map(|path| {
         std::fs::File::create_new(path).map(|file| (file, path)).map_err(|error| {
             Failure::new(format!("cannot create the file `{}`: {error}", path.display()))
@@ -98,15 +104,11 @@ pub fn create(store: &Store, flags: &Flags, attached: bool) -> Result<(Created, 
         })
     });
     let cidfile = cidfile.transpose()?;
-    let made = flags.request(store, attached).and_then(|request| {
-        let created = container::create(store, request)?;
-        let stored = super::context::find_container(store, created.id.as_str())?;
-        Ok((created, container::config(&stored)?))
-    });
+    let made = flags.request(store, attached).and_then(|request| Ok(container::create(store, request)?));
     match (made, cidfile) {
-        (Ok((created, config)), Some((mut file, _))) => {
+        (Ok(created), Some((mut file, _))) => {
             file.write_all(created.id.as_str().as_bytes())?;
-            Ok((created, config))
+            Ok(created)
         }
         (Err(failure), Some((_, path))) => {
             // An empty file would stand in the way of the next try.

@@ -50,7 +50,7 @@ impl Form {
 /// One way to show events.
 trait Display: Send {
     fn event(&mut self, event: &Event);
-    /// Draws again what changes with time alone.
+    /// Draws again what changes with time alone, and shows what was held back.
     fn tick(&mut self) {}
     /// Nothing more will come.
     fn finish(&mut self) {}
@@ -73,7 +73,11 @@ impl Shown {
             Form::Quiet => Box::new(Silent),
         };
         let display = Arc::new(Mutex::new(display));
-        let ticker = (form == Form::Tty).then(|| {
+        let ticks = match form {
+            Form::Tty | Form::Plain | Form::Auto => true,
+            Form::Rawjson | Form::Quiet => false,
+        };
+        let ticker = ticks.then(|| {
             let (stop, stopped) = std::sync::mpsc::channel();
             let display = Arc::clone(&display);
             let pause = std::time::Duration::from_millis(100);

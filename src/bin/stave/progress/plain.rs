@@ -15,8 +15,13 @@ use stave::progress::{Event, Finding, StepId};
 
 use super::{Display, Lines, human_size, summary};
 
+/// As much is held back at most.
+const HELD: usize = 16 << 10;
+
 pub struct Plain<W> {
     out: W,
+    /// Lines that were not written yet. To write each by itself takes longer than to look up what it is about.
+    held: String,
     steps: HashMap<StepId, Shown>,
     /// The step that the last line was about.
     current: Option<StepId>,
@@ -32,7 +37,7 @@ struct Shown {
 
 impl<W: Write + Send> Plain<W> {
     pub fn new(out: W) -> Self {
-        Self { out, steps: HashMap::new(), current: None, found: Vec::new() }
+        Self { out, held: String::new(), steps: HashMap::new(), current: None, found: Vec::new() }
     }
 
     /// Names the step again if the lines before were about another.
@@ -78,8 +83,14 @@ impl<W: Write + Send> Plain<W> {
     }
 
     fn line(&mut self, text: &str) {
+        self.held.push_str(text);
+        self.held.push('\n');
+    }
+
+    fn write(&mut self) {
         // Nobody reads any more: the work goes on all the same.
-        let _ = writeln!(self.out, "{text}");
+        let _ = self.out.write_all(self.held.as_bytes());
+        self.held.clear();
     }
 }
 
@@ -123,12 +134,24 @@ impl<W: Write + Send> Display for Plain<W> {
             // Between the lines of steps nobody would see them.
             Event::Finding(found) => self.found.push(found.clone()),
         }
+        match event {
+            // Such come by the thousand; the next tick writes what is left of them.
+            Event::Started { .. } | Event::Cached { .. } if self.held.len() < HELD => {}
+            _ => self.write(),
+        }
+    }
+
+    fn tick(&mut self) {
+        if !self.held.is_empty() {
+            self.write();
+        }
     }
 
     fn finish(&mut self) {
         for line in summary(&std::mem::take(&mut self.found)) {
             self.line(&line);
         }
+        self.write();
         let _ = self.out.flush();
     }
 }
@@ -156,6 +179,27 @@ mod tests {
             "#1 [1/2] RUN a\n\n#2 [2/2] RUN b\n\n#1 [1/2] RUN a\n#1 T hello\n\n#2 [2/2] RUN b\n#2 CACHED\n\n\
              #1 [1/2] RUN a\n#1 T rest\n#1 ERROR: exit \\u{1b}1\n\n"
         );
+    }
+
+    #[test]
+    fn only_what_comes_by_the_thousand_waits_for_a_tick() {
+        let written = |events: &[Event], ticks: bool| {
+            let mut out = Vec::new();
+            let mut plain = Plain::new(&mut out);
+            events.iter().for_each(|event| plain.event(event));
+            if ticks {
+                plain.tick();
+            }
+            String::from_utf8(out).unwrap().lines().count()
+        };
+        let step = StepId(1);
+        let known = [Event::Started { step, name: "[1/1] RUN a".into() }, Event::Cached { step }];
+        assert_eq!((written(&known, false), written(&known, true)), (0, 3));
+        let output = Event::Output { step, stream: Stream::Stdout, bytes: b"text\n".to_vec() };
+        assert_eq!(written(&[known[0].clone(), output], false), 2);
+        assert_eq!(written(&[known[0].clone(), Event::Canceled { step }], false), 3);
+        let many: Vec<Event> = (0..10_000).flat_map(|_| known.clone()).collect();
+        assert!(written(&many, false) > 20_000);
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn web() -> Seen {
     config.limits.ulimits = vec![Rlimit { name: "nofile".to_owned(), soft: Some(512), hard: None }];
     config.limits.devices = vec![Device {
         path: "/dev/xnull".to_owned(),
+        host: None,
         block: false,
         major: 1,
         minor: 3,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use stave::engine::container::Config;
-use stave::engine::container::config::{Endpoint, NetworkMode, PortMapping, Protocol};
+use stave::engine::container::config::{Endpoint, NetworkMode, PortMapping, Protocol, Shared};
 use stave::runtime::network::{DEFAULT_NETWORK, Mac};
 use stave::store::Store;
 
@@ -123,6 +123,9 @@ impl Flags {
         }
         for name in [&self.hostname, &self.domainname].into_iter().flatten() {
             check_hostname(name)?;
+            if config.namespaces.uts == Shared::Host {
+                return Err(Failure::usage("--hostname and --domainname have no effect with --uts=host"));
+            }
         }
         network.hostname.clone_from(&self.hostname);
         network.domainname.clone_from(&self.domainname);
@@ -164,6 +167,14 @@ impl Flags {
             }
         }
         Ok(endpoints)
+    }
+
+    /// `host` or `none`, if it is one of these.
+    pub fn stands_alone(&self) -> Option<&str> {
+        match &self.network[..] {
+            [only] if matches!(only.as_str(), "host" | "none") => Some(only),
+            _ => None,
+        }
     }
 
     fn mode(&self, store: &Store, endpoints: &mut Vec<Endpoint>) -> Result<NetworkMode, Failure> {

@@ -105,6 +105,12 @@ impl Flags {
         }
         Ok(())
     }
+
+    /// Whether it will have an IPC and an UTS namespace of its own.
+    pub fn own_namespaces(&self) -> (bool, bool) {
+        let own = |mode: &Option<String>| matches!(mode.as_deref(), None | Some("private" | "shareable"));
+        (own(&self.ipc), own(&self.uts))
+    }
 }
 
 /// A capability or `ALL`, as it was typed.
