@@ -24,7 +24,7 @@ use stave::platform::Platform;
 use stave::root::open_ambient_dir;
 use stave::runtime::users::ResolvedUser;
 use stave::runtime::{
-    Files, Io, Launcher, Namespaces, Network, ProcessSpec, Sandbox, Security, Tuning, bind,
+    Files, Io, Launcher, Namespaces, Network, ProcessSpec, Sandbox, Security, Shm, Tuning, bind,
 };
 use stave::store::compress::{Compression, compress, decompress};
 use stave::store::layer::{Lower, Marks, Options, apply, commit, write_tar};
@@ -291,7 +291,7 @@ fn sandbox(rootfs: OwnedFd, args: &[&str]) -> Sandbox {
         files: Files::default(),
         security: Security::default(),
         rlimits: Vec::new(),
-        shm_size: None,
+        shm: Shm::sized(None),
         devices: Vec::new(),
         cgroup: None,
         namespaces: Namespaces::default(),

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 
 use super::child::{Points, Shape};
 use super::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
@@ -106,12 +106,12 @@ pub fn root_of_process(pid: i32, alive: impl Fn() -> bool) -> io::Result<OwnedFd
     Ok(root?)
 }
 
-/// The file system at the root of a process, without what else is mounted in it: a mount of its own. Made by a thread
-/// that enters the process's mount namespace for it and ends there.
+/// What a process has at `path`, resolved inside its root, without what else is mounted in it: a mount of its own. Made
+/// by a thread that enters the process's mount namespace for it and ends there.
 ///
 /// # Errors
 /// `NotFound` if the process is gone, and what entering a mount namespace gives.
-pub fn bare_root_of_process(pid: i32, alive: impl Fn() -> bool) -> io::Result<OwnedFd> {
+pub fn part_of_process(pid: i32, path: &str, alive: impl Fn() -> bool) -> io::Result<OwnedFd> {
     let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
     if !alive() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended"));
@@ -120,8 +120,10 @@ pub fn bare_root_of_process(pid: i32, alive: impl Fn() -> bool) -> io::Result<Ow
         let thread = scope.spawn(|| -> io::Result<OwnedFd> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
             nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNS)?;
-            let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            Ok(rustix::mount::open_tree(rustix::fs::CWD, "/", clone)?)
+            bind(
+                root::open(root::open_ambient_dir(Path::new("/"))?, path, OFlags::PATH, Mode::empty())?,
+                false,
+            )
         });
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
     })

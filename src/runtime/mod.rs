@@ -53,8 +53,8 @@ pub use plan::{PlanError, is_device_rule};
 pub use processes::ProcessInfo;
 pub use spec::{
     CgroupSpec, Device, Files, Filter, Io, Join, MadeAhead, MountOptions, MountSource, Namespace, Namespaces,
-    Network, ProcessSpec, Propagation, Resources, Rlimit, Sandbox, SandboxMount, Security, Swap, Throttle,
-    ThrottleKind, Tuning,
+    Network, ProcessSpec, Propagation, Resources, Rlimit, Sandbox, SandboxMount, Security, Shm, Swap,
+    Throttle, ThrottleKind, Tuning,
 };
 
 /// Whether this process is a sandbox's launcher, or another helper of ours, and shall call [`child_main`] before anything else.

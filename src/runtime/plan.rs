@@ -15,7 +15,7 @@ use super::network::user::UserNetwork;
 use super::seccomp::Filters;
 use super::spec::{
     CgroupSpec, Device, Filter, Io, Join, MadeAhead, MountSource, Namespace, Namespaces, Network,
-    ProcessSpec, Propagation, Resources, Rlimit, Sandbox, Security,
+    ProcessSpec, Propagation, Resources, Rlimit, Sandbox, Security, Shm,
 };
 use super::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use super::sysctl;
@@ -299,7 +299,12 @@ pub(super) fn plan(sandbox: Sandbox, filters: &Filters) -> Result<(Plan, Parcel)
     }
     let masks = masks(&sandbox.security)?;
     let cgroup = sandbox.cgroup.as_ref().map(|spec| cgroup(spec, &sandbox)).transpose()?;
-    let mut steps = standard_steps(sandbox.shm_size);
+    let shm = match sandbox.shm {
+        Shm::Own(size) => Some(Kind::Tmpfs { size: Some(size), mode: Some(0o1777) }),
+        Shm::Shared(mount) => Some(Kind::Handle(parcel.add_fd(mount))),
+        Shm::Nothing => None,
+    };
+    let mut steps = standard_steps(shm);
     for device in sandbox.devices {
         let path = root::clean(&device.path);
         if !device.path.starts_with('/') || !path.starts_with("/dev/") || path.contains('\0') {
@@ -507,7 +512,7 @@ fn sys_step(confined: bool) -> Step {
 }
 
 /// What every sandbox has besides `/sys`: `/proc`, `/dev` and its devices.
-fn standard_steps(shm_size: Option<u64>) -> Vec<Step> {
+fn standard_steps(shm: Option<Kind>) -> Vec<Step> {
     let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let mount = standard_mount;
     // A link at one of the three would put our mount where the image likes (CVE-2019-19921,
@@ -528,9 +533,8 @@ fn standard_steps(shm_size: Option<u64>) -> Vec<Step> {
     ] {
         steps.push(Step::Link { name: name.to_owned(), to: to.to_owned() });
     }
-    let shm = Kind::Tmpfs { size: Some(shm_size.unwrap_or(64 << 20)), mode: Some(0o1777) };
     steps.push(mount("/dev/pts", Kind::Pts, ATTR_NOSUID | ATTR_NOEXEC));
-    steps.push(mount("/dev/shm", shm, inert));
+    steps.extend(shm.map(|shm| mount("/dev/shm", shm, inert)));
     steps.push(mount("/dev/mqueue", Kind::Mqueue, inert));
     steps
 }

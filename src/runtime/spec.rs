@@ -26,8 +26,7 @@ pub struct Sandbox {
     pub files: Files,
     pub security: Security,
     pub rlimits: Vec<Rlimit>,
-    /// The size of `/dev/shm` in bytes; none for Docker's.
-    pub shm_size: Option<u64>,
+    pub shm: Shm,
     /// Besides those that every sandbox has.
     pub devices: Vec<Device>,
     /// None runs the process in the caller's own cgroups.
@@ -35,6 +34,23 @@ pub struct Sandbox {
     pub namespaces: Namespaces,
     pub tuning: Tuning,
     pub io: Io,
+}
+
+/// What is at `/dev/shm`.
+#[derive(Debug)]
+pub enum Shm {
+    /// Memory of its own, of so many bytes.
+    Own(u64),
+    /// A detached mount, of who shares it.
+    Shared(OwnedFd),
+    Nothing,
+}
+
+impl Shm {
+    /// Memory of this size, or of Docker's.
+    pub fn sized(size: Option<u64>) -> Self {
+        Self::Own(size.unwrap_or(64 << 20))
+    }
 }
 
 /// Which namespaces besides the mount and the network namespace are its own.

@@ -225,6 +225,8 @@ pub enum Protocol {
 pub struct Namespaces {
     pub pid: Shared,
     pub ipc: Shared,
+    /// Whether there is no `/dev/shm` (`--ipc=none`).
+    pub no_shm: bool,
     pub uts: Shared,
     pub cgroup: Shared,
     /// Whether its own cgroup namespace was asked for, on version 1 too (`--cgroupns=private`).

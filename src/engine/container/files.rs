@@ -128,7 +128,7 @@ pub fn open<'a>(
     };
     let opened = match which {
         Which::Seen => detached::root_of_process(before.pid, alive),
-        Which::Own => detached::bare_root_of_process(before.pid, alive),
+        Which::Own => detached::part_of_process(before.pid, "/", alive),
     };
     let root = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => FilesError::Ended,

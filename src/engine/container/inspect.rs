@@ -284,7 +284,7 @@ fn host_config(config: &Config) -> Value {
         "ExtraHosts": or_null(&hosts),
         "GroupAdd": or_null(&config.process.groups),
         "Init": config.process.init,
-        "IpcMode": shared(&config.namespaces.ipc, "private"),
+        "IpcMode": shared(&config.namespaces.ipc, if config.namespaces.no_shm { "none" } else { "private" }),
     });
     let more = json!({
         "Isolation": "",

@@ -1,15 +1,19 @@
 //! From what a container was told about its rights to what its sandbox gets.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::config::{self, Config, Limits, Seccomp, SecurityConfig, Shared};
 use crate::root;
+use crate::runtime::detached;
 use crate::runtime::seccomp::{Kernel, Profile, ProfileError};
-use crate::runtime::{self, Capabilities, Device, Filter, Namespace, Security, Tuning};
+use crate::runtime::{self, Capabilities, Device, Filter, Namespace, Security, Shm, Tuning};
+
+/// Where shared memory is that has names.
+const SHM: &str = "/dev/shm";
 
 /// Why a container cannot have what it was told to have.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,8 @@ pub enum SecurityError {
     NotRunning { kind: &'static str, container: String },
     #[error("cannot join the {kind} namespace of container `{container}`")]
     Join { kind: &'static str, container: String, source: std::io::Error },
+    #[error("cannot share the machine's `{SHM}`")]
+    SharedMemory(#[source] std::io::Error),
     #[error(
         "`--userns={0}` is not supported: all containers of a user have the ids that the user has, since their files would need an overlay with other owners"
     )]
@@ -255,6 +261,35 @@ pub fn namespaces(
             (shared, ..) => Some(of(shared, "cgroup", "cgroup")?),
         },
     })
+}
+
+/// What is at a container's `/dev/shm`: that goes with the IPC namespace, as in Docker, for what POSIX calls shared
+/// memory are files there. `running` is as for [`namespaces`].
+///
+/// # Errors
+/// One that does not run, or has none.
+pub fn shared_memory(config: &Config, running: impl Fn(&str) -> Option<i32>) -> Result<Shm, SecurityError> {
+    match &config.namespaces.ipc {
+        Shared::Own if config.namespaces.no_shm => Ok(Shm::Nothing),
+        Shared::Own => Ok(Shm::sized(config.shm_size)),
+        Shared::Host => {
+            let path = Path::new(SHM);
+            let mount = root::open_ambient_dir(path).and_then(|handle| detached::bind(handle, true));
+            mount.map(Shm::Shared).map_err(SecurityError::SharedMemory)
+        }
+        Shared::Container(id) => {
+            let container = || id.chars().take(12).collect::<String>();
+            let not_running = || SecurityError::NotRunning { kind: "IPC", container: container() };
+            let pid = running(id).ok_or_else(not_running)?;
+            let handle = process_handle(pid).map_err(|_| not_running())?;
+            let mount = detached::part_of_process(pid, SHM, || !has_ended(&handle));
+            mount.map(Shm::Shared).map_err(|source| SecurityError::Join {
+                kind: "IPC",
+                container: container(),
+                source,
+            })
+        }
+    }
 }
 
 /// A handle on a namespace of a process that is still the same one when we have it.

@@ -23,7 +23,7 @@ use crate::runtime::monitor::{
 };
 use crate::runtime::signal;
 use crate::runtime::users::{self, UserError};
-use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, Live, ProcessSpec, Sandbox, SpawnError};
+use crate::runtime::{CgroupSpec, Files, Io, Launcher, Live, ProcessSpec, Sandbox, SpawnError};
 use crate::store::containers::{ContainerId, Named, Stay, StoredContainer};
 use crate::store::images::StoredImage;
 use crate::store::lease::FileLock;
@@ -216,10 +216,10 @@ fn launch(
         },
         security: security::security(&config.security, request.host.kernel)?,
         rlimits: config.limits.ulimits.clone(),
-        shm_size: config.shm_size,
+        shm: security::shared_memory(&config, running(store))?,
         devices: security::devices(&config)?,
         cgroup: Some(limits(&config, id)),
-        namespaces: namespaces(store, &config)?,
+        namespaces: security::namespaces(&config, running(store))?,
         tuning: security::tuning(&config.limits),
         io: io(&config, request.size)?,
         process: ProcessSpec {
@@ -276,14 +276,13 @@ fn io(config: &Config, (rows, columns): (u16, u16)) -> Result<Io, StartError> {
     Ok(Io::Pipes { stdin })
 }
 
-/// The namespaces, some of which may be another container's.
-fn namespaces(store: &Store, config: &Config) -> Result<runtime::Namespaces, StartError> {
-    let running = |id: &str| {
+/// Tells the first process of a container that runs.
+fn running(store: &Store) -> impl Fn(&str) -> Option<i32> {
+    |id| {
         let id = ContainerId::parse(id)?;
         let state = super::state(store, &id).ok()?;
         matches!(state.status, Status::Running | Status::Paused).then_some(state.pid)
-    };
-    Ok(security::namespaces(config, running)?)
+    }
 }
 
 /// The cgroup, whose name is the container's id.

@@ -16,7 +16,7 @@ use crate::runtime::network::ServicesPlan;
 use crate::runtime::plan::{self, Bytes, PlanError, Process, Stdio};
 use crate::runtime::seccomp::{self, Filters};
 use crate::runtime::spec::{
-    Filter, Io, MountSource, Namespace, Network, Propagation, Resources, Sandbox, Swap,
+    Filter, Io, MountSource, Namespace, Network, Propagation, Resources, Sandbox, Shm, Swap,
 };
 use crate::runtime::wire::Parcel;
 
@@ -146,12 +146,6 @@ pub(in crate::runtime) fn plan(
             mount.options.retain(|option| option != "ro");
         }
     }
-    if let Some(size) = sandbox.shm_size {
-        for mount in bundle.mounts.iter_mut().filter(|mount| mount.destination == "/dev/shm") {
-            mount.options.retain(|option| !option.starts_with("size="));
-            mount.options.push(format!("size={size}"));
-        }
-    }
     linux.sysctl = sandbox.tuning.sysctls.iter().cloned().collect();
     linux.devices = sandbox
         .devices
@@ -231,6 +225,25 @@ pub(in crate::runtime) fn plan(
         program.extend(program.first().and_then(|name| unprivileged::arguments(name)));
     }
     let mut sources = Vec::new();
+    let shm =
+        bundle.mounts.iter().position(|mount| mount.destination == "/dev/shm").expect("every bundle has one");
+    match sandbox.shm {
+        Shm::Own(size) => {
+            let options = &mut bundle.mounts[shm].options;
+            options.retain(|option| !option.starts_with("size="));
+            options.push(format!("size={size}"));
+        }
+        Shm::Shared(mount) => {
+            sources.push((shm, Source::Handle(parcel.add_fd(mount))));
+            bundle.mounts[shm] = config::Mount {
+                destination: "/dev/shm".to_owned(),
+                kind: "bind".to_owned(),
+                options: ["rbind", "rprivate", "nosuid", "nodev", "noexec"].map(str::to_owned).into(),
+                ..config::Mount::default()
+            };
+        }
+        Shm::Nothing => drop(bundle.mounts.remove(shm)),
+    }
     let files = [
         ("/etc/hosts", sandbox.files.hosts),
         ("/etc/resolv.conf", sandbox.files.resolv_conf),

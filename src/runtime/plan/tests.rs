@@ -1,5 +1,5 @@
 use super::*;
-use crate::runtime::spec::{Files, MountOptions, SandboxMount, Tuning};
+use crate::runtime::spec::{Files, MountOptions, SandboxMount, Shm, Tuning};
 use crate::runtime::users::ResolvedUser;
 
 fn plan(sandbox: Sandbox) -> Result<(Plan, Parcel), PlanError> {
@@ -28,7 +28,7 @@ pub(in crate::runtime) fn sandbox(args: &[&str]) -> Sandbox {
         files: Files { hosts: Some(b"127.0.0.1 localhost\n".to_vec()), ..Files::default() },
         security: Security::default(),
         rlimits: Vec::new(),
-        shm_size: None,
+        shm: Shm::sized(None),
         devices: Vec::new(),
         cgroup: None,
         namespaces: Namespaces::default(),
@@ -135,7 +135,7 @@ fn environments() {
 fn limits_and_devices() {
     let mut sandbox = sandbox(&["true"]);
     sandbox.rlimits = vec![Rlimit { name: "nofile".to_owned(), soft: Some(5), hard: None }];
-    sandbox.shm_size = Some(4096);
+    sandbox.shm = Shm::Own(4096);
     let device = Device {
         path: "/dev/a/../b".to_owned(),
         host: None,

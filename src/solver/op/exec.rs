@@ -12,7 +12,9 @@ use crate::cache::KeyBuilder;
 use crate::llb::{ExecOp, HOSTNAME, Network, Op, SecurityMode};
 use crate::progress::{Step, Stream};
 use crate::runtime::network::user::UserNetwork;
-use crate::runtime::{self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Rlimit, Sandbox, Security, users};
+use crate::runtime::{
+    self, CgroupSpec, Files, Io, Launcher, ProcessSpec, Rlimit, Sandbox, Security, Shm, users,
+};
 use crate::solver::device::{self, Injected};
 use crate::solver::{Cause, Solver, TAIL, Tail, Tree, Work, identity_of};
 use crate::store::views::View;
@@ -105,7 +107,7 @@ impl Solver<'_> {
             },
             security,
             rlimits: op.limits.ulimits.iter().map(rlimit).collect(),
-            shm_size: op.limits.shm_size,
+            shm: Shm::sized(op.limits.shm_size),
             devices,
             cgroup: Some(CgroupSpec {
                 id,

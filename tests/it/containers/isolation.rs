@@ -369,3 +369,31 @@ fn rights_as_asked_for() {
         rig.run(["--rm", "--pid", &format!("container:{other}"), "busybox", "cat", "/proc/1/comm"]).ok();
     assert_eq!(shared.text(), "sleep");
 }
+
+#[test]
+fn named_shared_memory_is_of_who_shares_the_namespace() {
+    let Some(rig) = Rig::new() else { return };
+    let one = rig.start(&["--shm-size=1m"], &["sleep", "1000"]);
+    rig.stave(["exec", &one, "sh", "-c", "echo shared >/dev/shm/file"]).ok();
+    let inside = |flags: &[&str], script: &str| {
+        rig.run([&["--rm"], flags, &["busybox", "sh", "-c", script]].concat()).ok().text().to_owned()
+    };
+    let look = "cat /dev/shm/file 2>/dev/null || echo nothing";
+    assert_eq!(inside(&[], look), "nothing");
+    let of_one = format!("--ipc=container:{one}");
+    assert_eq!(inside(&[&of_one], "echo back >/dev/shm/back; cat /dev/shm/file"), "shared");
+    assert_eq!(rig.stave(["exec", &one, "cat", "/dev/shm/back"]).ok().text(), "back");
+    if has(&["runc"]) {
+        assert_eq!(inside(&[&of_one, "--runtime=runc"], look), "shared");
+        assert!(!inside(&["--ipc=none", "--runtime=runc"], "ls /dev").contains("shm"));
+    }
+    assert!(!inside(&["--ipc=none"], "ls /dev").contains("shm"));
+    let host = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    let theirs = format!("ls {}", host.path().display());
+    assert_eq!(inside(&["--ipc=host"], &theirs), host.path().display().to_string());
+    assert_eq!(inside(&["--ipc=shareable"], &format!("{theirs} 2>/dev/null || echo nothing")), "nothing");
+    let shown = rig.stave(["create", "--ipc=none", "busybox"]).ok().text().to_owned();
+    assert_eq!(rig.stave(["inspect", "-f", "{{.HostConfig.IpcMode}}", &shown]).ok().text(), "none");
+    rig.stave(["rm", "-f", &one]).ok();
+    rig.run(["--rm", &of_one, "busybox", "true"]).code(125).says(&["no such container"]);
+}

@@ -45,6 +45,7 @@ fn change_what_is_inside(person: &Person) {
             "stat -c %a /t; grep -c '^none /t tmpfs.*size=64k' /proc/mounts",
             "700\n1",
         ),
+        (&["--ipc=none"], "ls /dev/shm 2>/dev/null || readlink /proc/self/cwd", "/"),
         (&["--shm-size=1m"], "grep /dev/shm /proc/mounts | grep -c size=1024k", "1"),
         (&["--read-only"], "touch /x 2>/dev/null || echo refused", "refused"),
         (
@@ -116,7 +117,7 @@ fn say_what_they_cannot(person: &Person) {
         (&["--sysctl=vm.swappiness=1"], "whole machine"),
         (&["--userns=keep-id"], "not supported"),
         (&["--uts=host", "--hostname=x"], "no effect"),
-        (&["--ipc=none"], "no such mode"),
+        (&["--ipc=nobody"], "no such mode"),
         (&["-v", "/tmp:/h:rshared"], "rslave"),
     ] {
         person.told(&[&[ALONE], flags].concat(), 125, says);
@@ -140,6 +141,8 @@ fn say_what_they_cannot(person: &Person) {
     assert_eq!(person.inside(&["--pid=container:one", ALONE], "cat /proc/1/comm"), "sleep");
     let shared = "readlink /proc/self/ns/ipc";
     assert_eq!(person.inside(&["--ipc=container:one", ALONE], shared), lasting.exec("one", shared).trim());
+    lasting.exec("one", "echo shared >/dev/shm/file");
+    assert_eq!(person.inside(&["--ipc=container:one", ALONE], "cat /dev/shm/file"), "shared");
     assert!(person.ok(&["stats", "--no-stream", "--format={{.PIDs}}", "one"]).trim() == "1");
 }
 

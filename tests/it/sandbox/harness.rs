@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use stave::root::open_ambient_dir;
 use stave::runtime::users::ResolvedUser;
 use stave::runtime::{
-    Files, Io, Launcher, Namespaces, Network, ProcessSpec, Sandbox, Security, SpawnError, Tuning, bind,
+    Files, Io, Launcher, Namespaces, Network, ProcessSpec, Sandbox, Security, Shm, SpawnError, Tuning, bind,
 };
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ impl Tree {
             },
             security: Security::default(),
             rlimits: Vec::new(),
-            shm_size: None,
+            shm: Shm::sized(None),
             devices: Vec::new(),
             cgroup: None,
             namespaces: Namespaces::default(),

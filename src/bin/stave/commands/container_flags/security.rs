@@ -51,7 +51,7 @@ pub struct Flags {
     /// Whose processes it sees: `host` or `container:NAME`
     #[arg(long, value_name = "MODE")]
     pid: Option<String>,
-    /// Whose shared memory it sees: `private`, `host` or `container:NAME`
+    /// Whose shared memory it sees: `private`, `none` (and no /dev/shm), `host` or `container:NAME`
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
     /// Whose host name it has: `private` or `host`
@@ -94,8 +94,9 @@ impl Flags {
             return Err(Failure::usage(format!("--userns `{}`: expected `host`", namespaces.user)));
         }
         namespaces.pid = self::shared("--pid", self.pid.as_deref(), store)?;
-        namespaces.ipc =
-            self::shared("--ipc", self.ipc.as_deref().filter(|mode| *mode != "shareable"), store)?;
+        let ipc = self.ipc.as_deref().filter(|mode| !matches!(*mode, "shareable" | "none"));
+        namespaces.ipc = self::shared("--ipc", ipc, store)?;
+        namespaces.no_shm = self.ipc.as_deref() == Some("none");
         namespaces.uts = self::shared("--uts", self.uts.as_deref(), store)?;
         namespaces.cgroup = self::shared("--cgroupns", self.cgroupns.as_deref(), store)?;
         namespaces.private_cgroup = self.cgroupns.as_deref() == Some("private");
@@ -108,7 +109,8 @@ impl Flags {
 
     /// Whether it will have an IPC and an UTS namespace of its own.
     pub fn own_namespaces(&self) -> (bool, bool) {
-        let own = |mode: &Option<String>| matches!(mode.as_deref(), None | Some("private" | "shareable"));
+        let own =
+            |mode: &Option<String>| matches!(mode.as_deref(), None | Some("private" | "shareable" | "none"));
         (own(&self.ipc), own(&self.uts))
     }
 }
