@@ -13,7 +13,7 @@ mod limits;
 mod listing;
 mod logs;
 mod network;
-mod ports;
+pub(crate) mod ports;
 mod restart;
 mod rootless;
 mod volumes;

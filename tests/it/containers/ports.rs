@@ -30,7 +30,7 @@ pub(super) fn fetch(address: &str) -> Option<String> {
 
 /// The page as soon as the server listens.
 #[track_caller]
-pub(super) fn fetched(address: &str) -> String {
+pub(crate) fn fetched(address: &str) -> String {
     wait_for("a page", LONG, || fetch(address))
 }
 

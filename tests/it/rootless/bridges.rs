@@ -1,12 +1,13 @@
 //! Bridge networks of an ordinary user: what root's do, in a network of the user's own.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
+use std::net::TcpListener;
 use std::process::Command;
 
 use super::{Lasting, Person, person};
 use crate::containers::LONG;
+use crate::containers::ports::fetched;
 use crate::harness::net::OtherHost;
 use crate::harness::processes::wait_for;
 use crate::harness::{find_program, skip};
@@ -57,16 +58,6 @@ fn person_with_bridges(range: bool) -> Option<Person> {
 /// ended by its own alarm.
 fn page(name: &str) -> String {
     format!("timeout 60 wget -qO- http://{name}/; exit $?")
-}
-
-/// What answers at an address of the machine.
-fn fetched(address: &str) -> String {
-    let mut stream = wait_for("an open port", LONG, || TcpStream::connect(address).ok());
-    stream.set_read_timeout(Some(LONG)).unwrap();
-    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text.lines().last().unwrap_or_default().to_owned()
 }
 
 fn are_as_roots_are(person: &Person) {
