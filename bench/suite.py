@@ -181,8 +181,10 @@ def run_case(case: Case, bench, rounds, patience, limit):
             tool, result = action.tool, results[name]
             try:
                 action.before(round_)
-                # What is still on its way to the disk is nobody's but who wrote it.
+                # What is still on its way to the disk is nobody's but who wrote it, and what the kernel still takes
+                # apart, of namespaces above all, that of who made it.
                 os.sync()
+                time.sleep(0.1)
                 cost = measure.run(action.command(round_), {**bench.environment, **(tool.variables if tool else {})},
                                    tool.engine if tool else None, limit)
                 extra = action.after(round_)
