@@ -6,7 +6,7 @@
 #
 # REQUIRE=NAME,... (or `all`) makes a test fail that would be skipped for want of NAME. The last line
 # counts tests over all runs. A test that fails is asked once more, since it may have been the machine, and is listed:
-# two failures are one too many.
+# two failures are one too many. Cargo's own harness, where there is no nextest, asks once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
