@@ -238,10 +238,10 @@ fn key_lookup(bencher: Bencher<'_, '_>) {
         KeyBuilder::new(input).input("tree", &input).input("from", &input).input("context", &input).finish()
     };
     for n in 0..RECORDS {
-        let (key, inputs) = key(n);
+        let (key, reads) = key(n);
         let diff_id = DiffId(Digest::of(&n.to_be_bytes()));
         let record = Record { layer: LayerIdentity::of_diff(diff_id), diff_id, created: 0 };
-        cache.remember_action(key, "step", &inputs, &record).expect("there is room");
+        cache.remember_action(key, "step", &reads.named(), &record).expect("there is room");
     }
     let mut turn = 0;
     bencher.bench_local(|| {

@@ -4,7 +4,9 @@
 //! config and a tree on disk are all named by a sha256, and swapping two of them compiles as long
 //! as they share one type. So each meaning is a type of its own around [`Digest`].
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::BuildHasherDefault;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -81,11 +83,14 @@ impl Digest {
 
     /// The 64 hexadecimal digits, without the algorithm.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
-            hex
-        })
+        const DIGITS: [char; 16] =
+            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+        let mut hex = String::with_capacity(64);
+        for byte in self.0 {
+            hex.push(DIGITS[usize::from(byte >> 4)]);
+            hex.push(DIGITS[usize::from(byte & 15)]);
+        }
+        hex
     }
 
     /// The first twelve hexadecimal digits, as people are shown them.
@@ -124,6 +129,28 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A map by digests of any meaning.
+pub type DigestMap<K, V> = HashMap<K, V, BuildHasherDefault<Prefix>>;
+/// A set of digests of any meaning.
+pub type DigestSet<K> = HashSet<K, BuildHasherDefault<Prefix>>;
+
+/// Finds a digest's place in a table by its first bytes: it is a hash already.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prefix(u64);
+
+impl std::hash::Hasher for Prefix {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut first = [0; 8];
+        let length = bytes.len().min(8);
+        first[..length].copy_from_slice(&bytes[..length]);
+        self.0 = self.0.rotate_left(32) ^ u64::from_le_bytes(first);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -4,6 +4,7 @@
 //! made. **content**: a tree and a selection give the digest of what is selected. Both answers need
 //! nothing on disk; whether a layer is here, or can be had, is the store's question.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, params};
@@ -31,11 +32,31 @@ pub struct Record {
     pub created: i64,
 }
 
+/// What an action reads. Its names are put in order only for whoever keeps them: nearly all actions of a build are
+/// known, and then nobody does.
+#[derive(Debug, Clone)]
+pub struct Reads(Vec<(Cow<'static, str>, Digest)>);
+
+impl Reads {
+    /// All of it by name; of equal names, later ones get a mark.
+    pub fn named(&self) -> Inputs {
+        let mut inputs = Inputs::new();
+        for (name, identity) in &self.0 {
+            let mut name = name.clone().into_owned();
+            while inputs.contains_key(&name) {
+                name.push('\'');
+            }
+            inputs.insert(name, identity.hex());
+        }
+        inputs
+    }
+}
+
 /// Builds the key of an action.
 #[derive(Debug)]
 pub struct KeyBuilder {
     hasher: Hasher,
-    inputs: Inputs,
+    reads: Reads,
 }
 
 impl KeyBuilder {
@@ -44,23 +65,19 @@ impl KeyBuilder {
         let mut hasher = Hasher::new();
         hasher.field(b"stave action 2");
         hasher.update(op.as_bytes());
-        Self { hasher, inputs: Inputs::from([("operation".to_owned(), op.hex())]) }
+        Self { hasher, reads: Reads(vec![("operation".into(), op)]) }
     }
 
     /// Adds the identity of something that the operation reads; `name` says to people what it is.
-    pub fn input(mut self, name: impl Into<String>, identity: &Digest) -> Self {
+    pub fn input(mut self, name: impl Into<Cow<'static, str>>, identity: &Digest) -> Self {
         self.hasher.update(identity.as_bytes());
-        let mut name = name.into();
-        while self.inputs.contains_key(&name) {
-            name.push('\'');
-        }
-        self.inputs.insert(name, identity.hex());
+        self.reads.0.push((name.into(), *identity));
         self
     }
 
     /// The key, and what went into it.
-    pub fn finish(self) -> (ActionKey, Inputs) {
-        (ActionKey(self.hasher.finish()), self.inputs)
+    pub fn finish(self) -> (ActionKey, Reads) {
+        (ActionKey(self.hasher.finish()), self.reads)
     }
 }
 
@@ -82,37 +99,55 @@ impl<'a> Cache<'a> {
         Self { store, exchange }
     }
 
-    /// What the action gave, if it is known. What a cache elsewhere knows is known here from then on.
+    /// Whether caches elsewhere are asked, which may take long.
+    pub fn is_shared(&self) -> bool {
+        self.exchange.is_some()
+    }
+
+    /// What the action gave, if it is known, as it was recorded: whoever lists the layer asks [`Cache::listed`]. What a
+    /// cache elsewhere knows is known here from then on.
     ///
     /// # Errors
     /// What the database gives.
     pub fn action(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
-        if let Some(known) = self.own_action(key)? {
+        if let Some(known) = self.recorded(key)? {
             return Ok(Some(known));
         }
         let Some(found) = self.exchange.and_then(|exchange| exchange.action(key)) else { return Ok(None) };
         self.remember_action(key, &found.step, &found.inputs, &found.record)?;
-        self.own_action(key)
+        Ok(Some(found.record.clone()))
     }
 
-    /// What the action gave, if this store knows it.
+    /// What the action gave, if this store knows it, with the layer as an image must list it.
     ///
     /// # Errors
     /// What the database gives.
     pub fn own_action(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
-        // Another machine, or an earlier run here, made the same files at another time. The identity
-        // means the layer that is here, so the image must list that one's diffID.
-        let query = "SELECT layer, coalesce(
-                         (SELECT layer.diff_id FROM identity JOIN layer ON layer.id = identity.layer
-                          WHERE identity.identity = action.layer), diff_id), created
-                     FROM action WHERE key = ?";
+        let Some(record) = self.recorded(key)? else { return Ok(None) };
+        Ok(Some(Record { diff_id: self.listed(record.layer, record.diff_id)?, ..record }))
+    }
+
+    fn recorded(&self, key: ActionKey) -> Result<Option<Record>, StoreError> {
         self.store.look_up(|db| {
-            db.prepare_cached(query)?
+            db.prepare_cached("SELECT layer, diff_id, created FROM action WHERE key = ?")?
                 .query_row([key], |row| {
                     Ok(Record { layer: row.get(0)?, diff_id: row.get(1)?, created: row.get(2)? })
                 })
                 .optional()
         })
+    }
+
+    /// By which diffID an image lists a layer that was recorded with `diff_id`. Another machine, or an earlier run here,
+    /// made the same files at another time: the identity means the layer that is here, so it is that one's.
+    ///
+    /// # Errors
+    /// What the database gives.
+    pub fn listed(&self, layer: LayerIdentity, diff_id: DiffId) -> Result<DiffId, StoreError> {
+        let query = "SELECT diff_id FROM identity JOIN layer ON layer.id = identity.layer WHERE identity.identity = ?";
+        let here = self
+            .store
+            .look_up(|db| db.prepare_cached(query)?.query_row([layer], |row| row.get(0)).optional());
+        Ok(here?.unwrap_or(diff_id))
     }
 
     /// The layer that this operation made last, over whatever it was, if this store knows one.
@@ -133,9 +168,9 @@ impl<'a> Cache<'a> {
     }
 
     /// Notes that the build has this action, however it came by it, for the caches that it writes.
-    pub fn use_action(&self, key: ActionKey, step: &str, inputs: &Inputs, record: &Record) {
+    pub fn use_action(&self, key: ActionKey, step: &str, reads: &Reads, record: &Record) {
         if let Some(exchange) = self.exchange {
-            exchange.use_action(key, step, inputs, record);
+            exchange.use_action(key, step, reads, record);
         }
     }
 

@@ -10,7 +10,8 @@ use crate::digest::VertexId;
 use crate::exporter::{self, Image, ImageLayer, LayerFormat, Whereabouts};
 use crate::image::History;
 use crate::llb::Definition;
-use crate::parser::{self, BuildOptions, Lowered, Lowering, ResolvedImage};
+use crate::parser::lint::Report;
+use crate::parser::{self, BuildOptions, Lowered, Preparation, ResolvedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::runtime::network::user::UserNetwork;
@@ -22,8 +23,12 @@ use super::Engine;
 use super::cache::Beside;
 use super::findings;
 use super::layout::Layout;
+use super::lint;
 use super::pull::{Layers, Policy, PullError, Remotes};
 use super::push::{EarlyPush, Sent, early};
+
+/// How long a Dockerfile is, in bytes, that a second thread is of use for.
+const WORTH_A_THREAD: usize = 8 << 10;
 
 /// What to build, and from what.
 #[derive(Debug)]
@@ -185,7 +190,8 @@ impl<'a> Engine<'a> {
                 parser::parse(&request.dockerfile)
             })
             .inspect_err(|_| {
-                drop(self.tell_findings(request, None, &request.options, &BTreeMap::new(), &mut Vec::new()))
+                let report = lint::of_build(request, None, None, &request.options, &BTreeMap::new());
+                self.tell_findings(&report, &mut Vec::new());
             })?;
         if let Some(ignore) = &request.ignore {
             excluded =
@@ -201,8 +207,12 @@ impl<'a> Engine<'a> {
         let (mut failed, mut violation, mut told) = (None, None, Vec::new());
         for platform in platforms {
             options.platform = platform;
-            let lowered = self.lower(&dockerfile, &options, &mut found, remotes, request.pull, &lease);
-            let report = self.tell_findings(request, Some(&dockerfile), &options, &found, &mut told);
+            let mut report = None;
+            let lowered =
+                self.lower(request, &dockerfile, &options, &mut found, remotes, &lease, &mut report);
+            let report =
+                report.unwrap_or_else(|| lint::of_build(request, Some(&dockerfile), None, &options, &found));
+            self.tell_findings(&report, &mut told);
             violation = violation.or_else(|| report.failure());
             let mut lowered = match lowered {
                 Ok(lowered) => lowered,
@@ -229,6 +239,11 @@ impl<'a> Engine<'a> {
             let advice = unused.near.as_ref().map(|near| format!(": did you mean `{near}`?"));
             let advice = advice.unwrap_or_default();
             self.progress.warn(format!("no ARG declares the build argument `{}`{advice}", unused.name));
+        }
+        if dockerfile.source.text().len() >= WORTH_A_THREAD {
+            // Thousands of instructions take as long to let go of as a hundred steps to look up.
+            // Where there is no thread for it, it goes with what would have run there.
+            let _ = std::thread::Builder::new().spawn(move || drop(dockerfile));
         }
         let layers = Layers { engine: self, remotes };
         let sent = Sent::default();
@@ -326,25 +341,49 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Lowers, finding the images that it asks for, until it asks for no more.
+    /// Lowers, finding the images that it asks for, until it asks for no more. Of a long file, what rules find is
+    /// looked for beside that.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it is a part of `build_from`, and these are its variables"
+    )]
     fn lower(
         &self,
+        request: &BuildRequest,
         dockerfile: &parser::Dockerfile,
         options: &BuildOptions,
         images: &mut BTreeMap<(Reference, Platform), ResolvedImage>,
         remotes: &Remotes,
-        pull: bool,
         lease: &Lease<'_>,
+        report: &mut Option<Report>,
     ) -> Result<Lowered, BuildError> {
         loop {
-            let needs = match parser::lower(dockerfile, options, images).map_err(BuildError::Findings)? {
-                Lowering::Done(lowered) => return Ok(*lowered),
-                Lowering::Needs(needs) => needs,
+            let known = &*images;
+            let needs = match parser::prepare(dockerfile, options, known).map_err(BuildError::Findings)? {
+                Preparation::Needs(needs) => needs,
+                Preparation::Done(prepared) => {
+                    let lint =
+                        || lint::of_build(request, Some(dockerfile), Some(prepared.plan()), options, known);
+                    let lowered = std::thread::scope(|scope| {
+                        let beside = dockerfile.source.text().len() >= WORTH_A_THREAD;
+                        let beside =
+                            beside.then(|| std::thread::Builder::new().spawn_scoped(scope, lint).ok());
+                        let lowered = prepared.lower();
+                        // Where there was no thread for it, it is done now.
+                        *report = match beside.flatten().map(std::thread::ScopedJoinHandle::join) {
+                            Some(Ok(linted)) => Some(linted),
+                            Some(Err(panic)) => std::panic::resume_unwind(panic),
+                            None => Some(lint()),
+                        };
+                        lowered
+                    });
+                    return lowered.map_err(BuildError::Findings);
+                }
             };
             let mut missing = Vec::new();
             for need in needs {
                 let step = self.progress.step(format!("[internal] load metadata for {}", need.reference));
-                let policy = if pull { Policy::Always } else { Policy::Missing };
+                let policy = if request.pull { Policy::Always } else { Policy::Missing };
                 match self.resolve(remotes, &need.reference, &need.platform, policy, lease) {
                     Ok(found) => {
                         step.done();
@@ -443,7 +482,7 @@ fn assemble(lowered: &Lowered, solved: &crate::solver::Solved) -> Image {
     let mut steps = Vec::new();
     for entry in &lowered.history {
         let layer = match entry.vertex {
-            Some(vertex) => solved.layers(vertex).and_then(<[_]>::last).map(|layer| ImageLayer {
+            Some(vertex) => solved.top(vertex).map(|layer| ImageLayer {
                 identity: layer.identity,
                 diff_id: layer.diff_id,
                 created: layer

@@ -75,10 +75,16 @@ impl<'a> Engine<'a> {
         E: From<BuildError> + From<CacheError>,
     {
         // Nothing of elsewhere is wanted where every step shall run.
-        let exchange = Exchange::new(match request.options.no_cache {
+        let from: &[_] = match request.options.no_cache {
             NoCache::All => &[],
             NoCache::None | NoCache::Stages(_) => &caches.from,
-        });
+        };
+        let is_told = caches.inline || !caches.to.is_empty();
+        if from.is_empty() && !is_told {
+            let built = self.build(request)?;
+            return Ok((deliver(&built)?, built));
+        }
+        let exchange = Exchange::new(from, is_told);
         let exports = Exports::new(self, &exchange, &caches.to);
         let observers: [&dyn Observer; 1] = [&exports];
         let beside = Beside { exchange: Some(&exchange), observers: &observers };

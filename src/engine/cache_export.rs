@@ -282,6 +282,9 @@ impl<'e> Exports<'e> {
     /// [`CacheError`] for the first cache that is required and could not be written. Others are warned
     /// of.
     pub(super) fn finish(&self, images: &[Image]) -> Result<(), CacheError> {
+        if self.targets.is_empty() {
+            return Ok(());
+        }
         let records = self.records();
         for (place, target) in self.targets.iter().enumerate() {
             match target.mode {

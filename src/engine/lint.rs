@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::SourceText;
 use crate::parser::lint::{self, Config, Finding, Input, Report, Scope};
-use crate::parser::{BuildOptions, Dockerfile, ImageNeed, ResolvedImage};
+use crate::parser::{BuildOptions, Dockerfile, ImageNeed, Plan, ResolvedImage};
 use crate::platform::Platform;
 use crate::progress;
 use crate::reference::Reference;
@@ -32,6 +32,7 @@ pub fn check(request: &CheckRequest, store: Option<&Store>) -> Report {
         let report = lint::check(&Input {
             dockerfile: request.dockerfile,
             parsed: None,
+            planned: None,
             ignore: request.ignore,
             options: request.options,
             images: &images,
@@ -64,25 +65,29 @@ fn stored(store: &Store, need: &ImageNeed) -> Option<ResolvedImage> {
     Some(ResolvedImage { id, config, reference: need.reference.clone() })
 }
 
+/// Runs the rules of a build for one platform.
+pub(super) fn of_build(
+    request: &BuildRequest,
+    parsed: Option<&Dockerfile>,
+    planned: Option<&Plan<'_>>,
+    options: &BuildOptions,
+    images: &BTreeMap<(Reference, Platform), ResolvedImage>,
+) -> Report {
+    lint::check(&Input {
+        dockerfile: &request.dockerfile,
+        parsed,
+        planned,
+        ignore: request.ignore.as_ref(),
+        options,
+        images,
+        scope: Scope::Build,
+        extra: &Config::default(),
+    })
+}
+
 impl Engine<'_> {
-    /// Runs the rules of a build for one platform, and tells what they find but found for no other.
-    pub(super) fn tell_findings(
-        &self,
-        request: &BuildRequest,
-        parsed: Option<&Dockerfile>,
-        options: &BuildOptions,
-        images: &BTreeMap<(Reference, Platform), ResolvedImage>,
-        told: &mut Vec<Finding>,
-    ) -> Report {
-        let report = lint::check(&Input {
-            dockerfile: &request.dockerfile,
-            parsed,
-            ignore: request.ignore.as_ref(),
-            options,
-            images,
-            scope: Scope::Build,
-            extra: &Config::default(),
-        });
+    /// Tells what was found, but not what was found for another platform.
+    pub(super) fn tell_findings(&self, report: &Report, told: &mut Vec<Finding>) {
         for finding in &report.findings {
             if told.contains(finding) {
                 continue;
@@ -96,6 +101,5 @@ impl Engine<'_> {
                 reference: finding.rule.reference(),
             });
         }
-        report
     }
 }

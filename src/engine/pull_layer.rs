@@ -21,7 +21,7 @@ use crate::image::Descriptor;
 use crate::progress::Step;
 use crate::registry::{Failure, Sink};
 use crate::store::incoming::{Growing, Incoming, is_no_room};
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
 use crate::store::{Lease, StoreError, layer_blobs};
 
 /// How often one who waits for another process looks again. Waiting in the kernel could not be
@@ -151,7 +151,7 @@ impl Engine<'_> {
     }
 
     /// A lock of the store, waited for in a way that can be canceled.
-    pub(super) fn lock(&self, name: &str) -> Result<FileLock, PullError> {
+    pub(super) fn lock(&self, name: &str) -> Result<NameLock, PullError> {
         loop {
             if let Some(lock) = self.store.try_lock_name(name)? {
                 return Ok(lock);

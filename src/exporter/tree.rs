@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::{ExportError, Image};
 use crate::cache::content::{Listing, Selector, Tree, list};
 use crate::digest::LayerIdentity;
-use crate::store::views::View;
+use crate::store::views::{Aside, View};
 use crate::store::{Store, StoreError, layer};
 
 fn view(store: &Store, image: &Image) -> Result<View, ExportError> {
@@ -39,7 +39,7 @@ pub fn write_folder_tar(store: &Store, folder: impl AsFd, out: &mut dyn Write) -
 ///
 /// # Errors
 /// What reading the tree gives.
-pub fn listed(store: &Store, image: &Image) -> Result<(Tree, Listing, tempfile::TempDir), ExportError> {
+pub fn listed(store: &Store, image: &Image) -> Result<(Tree, Listing, Aside), ExportError> {
     let (mount, folder) = view(store, image)?.into_parts();
     let tree = Tree::snapshot(mount);
     let listing = list(&tree, &Selector::path("/"))

@@ -8,10 +8,8 @@
 //! instructions that say the same are one vertex. What a step is called and where it stands in the
 //! Dockerfile is [`Metadata`], outside the id. Nothing here knows Dockerfiles, disks or processes.
 
-use std::collections::HashMap;
-
 use crate::diagnostic::Span;
-use crate::digest::{Digest, Hasher, VertexId};
+use crate::digest::{Digest, DigestMap, Hasher, VertexId};
 
 pub mod op;
 
@@ -79,7 +77,7 @@ pub struct Metadata {
 #[derive(Debug, Clone, Default)]
 pub struct Definition {
     vertices: Vec<Vertex>,
-    places: HashMap<VertexId, usize>,
+    places: DigestMap<VertexId, usize>,
 }
 
 /// Why a vertex was refused.
@@ -97,6 +95,12 @@ impl Definition {
     /// An empty graph.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty graph with room for so many vertices.
+    pub fn with_capacity(count: usize) -> Self {
+        let places = DigestMap::with_capacity_and_hasher(count, Default::default());
+        Self { vertices: Vec::with_capacity(count), places }
     }
 
     /// Adds an operation over vertices of this graph and gives its id. One that is there already
@@ -134,6 +138,10 @@ impl Definition {
 
     /// Adds all of another graph. What both have is one vertex, with the name that it has here.
     pub fn absorb(&mut self, other: Definition) {
+        if self.vertices.is_empty() {
+            *self = other;
+            return;
+        }
         for vertex in other.vertices {
             match self.places.get(&vertex.id) {
                 Some(&place) => {
@@ -181,7 +189,8 @@ fn canonical_digest(kind: &str, value: &impl serde::Serialize) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field(kind.as_bytes());
     // In one piece: the writer's own are a few bytes each.
-    let bytes = serde_json::to_vec(value).expect("operations have no maps with other keys than strings");
+    let mut bytes = Vec::with_capacity(512);
+    serde_json::to_writer(&mut bytes, value).expect("operations have no maps with other keys than strings");
     hasher.update(&bytes);
     hasher.finish()
 }

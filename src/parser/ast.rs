@@ -3,12 +3,14 @@
 //! Nothing is expanded yet. A [`Word`] is a text that variables may be put into later, and knows
 //! where it stands, so that an error found then still underlines it.
 
+use std::sync::Arc;
+
 use crate::diagnostic::{Diagnostic, SourceText, Span};
 use crate::parser::instruction::Kind;
 use crate::parser::instruction::arg::Arg;
 use crate::parser::instruction::from::Base;
 use crate::parser::layout::Layout;
-use crate::parser::lines::{Directives, Heredoc};
+use crate::parser::lines::{Directives, Heredoc, LogicalLine};
 
 /// A parsed Dockerfile: at least one stage.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub struct Dockerfile {
     /// The ARG instructions before the first FROM.
     pub globals: Vec<(Arg, Span)>,
     pub stages: Vec<Stage>,
+    /// The lines that all of it was read from.
+    pub lines: Arc<Vec<LogicalLine>>,
     /// Every byte of the text, comments and blank lines included.
     pub layout: Layout,
     pub warnings: Vec<Diagnostic>,

@@ -63,6 +63,11 @@ impl Layout {
         self.pieces.last().map_or(0, |piece| piece.span.end)
     }
 
+    /// Makes room for so many pieces.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.pieces.reserve(count);
+    }
+
     pub(crate) fn push(&mut self, piece: Piece) {
         self.pieces.push(piece);
     }

@@ -156,6 +156,9 @@ pub fn read(source: &SourceText) -> Result<Lines, Vec<Diagnostic>> {
         layout: Layout::default(),
         warnings: Vec::new(),
     };
+    let count = text.as_bytes().iter().filter(|&&c| c == b'\n').count() + 1;
+    physical.layout.reserve(count.min(LINE_LIMIT));
+    out.lines.reserve(count.min(INSTRUCTION_LIMIT));
     let mut errors = Vec::new();
     read_directives(source, &mut physical, &mut out, &mut errors);
     while let Some((line, start)) = physical.next() {
@@ -431,7 +434,7 @@ fn takes_heredocs(text: &str) -> bool {
 
 /// The words of a line that may open here-documents.
 fn marks(text: &str) -> Vec<String> {
-    let style = Style { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Style::new('\\') };
+    let style = Style { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Style::splitting('\\') };
     // A line that the shell's rules cannot split opens nothing; it may well be fine for its own
     // instruction.
     word::expand(text, style, &Nothing).map(|expansion| expansion.words).unwrap_or_default()
@@ -445,7 +448,7 @@ pub(crate) fn opening(word: &str) -> Option<(String, bool, bool)> {
         return None;
     }
     let (dash, mark) = syntax::heredoc(word)?;
-    let style = Style { keep_unset: true, ..Style::new('\\') };
+    let style = Style { keep_unset: true, ..Style::splitting('\\') };
     let mut plain = word::expand(mark, style, &Nothing).ok()?.words;
     let raw = word::expand(mark, Style { raw_quotes: true, ..style }, &Nothing).ok()?.text;
     if plain.len() != 1 {

@@ -80,6 +80,24 @@ pub struct HistoryStep {
     pub base: Option<History>,
 }
 
+/// What preparing came to.
+#[derive(Debug)]
+pub enum Preparation<'a> {
+    /// It has to know these images first.
+    Needs(Vec<ImageNeed>),
+    Done(Box<Prepared<'a>>),
+}
+
+/// A Dockerfile with all images that it is built on.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    plan: Plan<'a>,
+    reachable: Vec<bool>,
+    dockerfile: &'a Dockerfile,
+    options: &'a BuildOptions,
+    images: &'a Images,
+}
+
 /// Makes the graph of `dockerfile`. `images` are those found so far, by reference and platform as
 /// an earlier round's [`ImageNeed`] named them.
 ///
@@ -94,6 +112,18 @@ pub fn lower(
     lower_stages(dockerfile, options, images, false)
 }
 
+/// The first half of [`lower`], which asks for images; the other is [`Prepared::lower`].
+///
+/// # Errors
+/// As [`lower`].
+pub fn prepare<'a>(
+    dockerfile: &'a Dockerfile,
+    options: &'a BuildOptions,
+    images: &'a BTreeMap<(Reference, Platform), ResolvedImage>,
+) -> Result<Preparation<'a>, Vec<Diagnostic>> {
+    prepare_stages(dockerfile, options, images, false)
+}
+
 /// As [`lower`], with `all` for the stages too that the target does not need: whoever checks a file
 /// wants to know of every mistake.
 pub(crate) fn lower_stages(
@@ -102,30 +132,58 @@ pub(crate) fn lower_stages(
     images: &BTreeMap<(Reference, Platform), ResolvedImage>,
     all: bool,
 ) -> Result<Lowering, Vec<Diagnostic>> {
+    Ok(match prepare_stages(dockerfile, options, images, all)? {
+        Preparation::Needs(needs) => Lowering::Needs(needs),
+        Preparation::Done(prepared) => Lowering::Done(Box::new(prepared.lower()?)),
+    })
+}
+
+fn prepare_stages<'a>(
+    dockerfile: &'a Dockerfile,
+    options: &'a BuildOptions,
+    images: &'a Images,
+    all: bool,
+) -> Result<Preparation<'a>, Vec<Diagnostic>> {
     let mut plan = plan::plan(dockerfile, options)?;
-    let reachable = loop {
+    loop {
         let reachable = if all { vec![true; plan.stages.len()] } else { plan.reachable() };
         let needs = plan.needs(&reachable, images);
         if !needs.is_empty() {
-            return Ok(Lowering::Needs(needs));
+            return Ok(Preparation::Needs(needs));
         }
         if !plan.add_triggers(&reachable, images)? {
-            break reachable;
-        }
-    };
-    let mut build = Build::new(&plan, options, images);
-    let mut errors = Vec::new();
-    for index in (0..plan.stages.len()).filter(|index| reachable[*index]) {
-        lower_stage(&mut build, dockerfile, index, &mut errors);
-        if errors.len() >= ERROR_LIMIT {
-            errors.truncate(ERROR_LIMIT);
-            break;
+            let prepared = Prepared { plan, reachable, dockerfile, options, images };
+            return Ok(Preparation::Done(Box::new(prepared)));
         }
     }
-    if !errors.is_empty() {
-        return Err(errors);
+}
+
+impl<'a> Prepared<'a> {
+    /// The stages, with what their bases add to them.
+    pub fn plan(&self) -> &Plan<'a> {
+        &self.plan
     }
-    finish(dockerfile, build).map(|lowered| Lowering::Done(Box::new(lowered))).map_err(|error| vec![error])
+
+    /// Makes the graph.
+    ///
+    /// # Errors
+    /// As [`lower`].
+    pub fn lower(&self) -> Result<Lowered, Vec<Diagnostic>> {
+        let Self { plan, reachable, dockerfile, options, images } = self;
+        let mut build = Build::new(plan, options, images);
+        let mut errors = Vec::new();
+        for index in (0..plan.stages.len()).filter(|index| reachable[*index]) {
+            lower_stage(&mut build, dockerfile, index, &mut errors);
+            if errors.len() >= ERROR_LIMIT {
+                errors.truncate(ERROR_LIMIT);
+                break;
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        finish(dockerfile, build).map_err(|error| vec![error])
+    }
 }
 
 /// Lowers one stage. An instruction that is wrong is told, and those behind it are looked at as if it
@@ -174,7 +232,9 @@ fn lower_stage(build: &mut Build, dockerfile: &Dockerfile, index: usize, errors:
         }
     }
     let StageBuild { state, history, build, .. } = lowering;
-    build.finished[index] = Some(Finished { state, history });
+    let tree = state.tree;
+    let ground = build.is_ground[index].then(|| Box::new((state, history)));
+    build.finished[index] = Some(Finished { tree, ground });
 }
 
 /// The state that a stage of so many steps begins with, and its first lines of history.
@@ -192,11 +252,11 @@ fn begin(
     let mut history = Vec::new();
     let mut state = match &stage.base {
         StageBase::Stage(base) => {
-            let finished =
-                build.finished[*base].as_ref().expect("a base precedes its stage, and is reachable");
-            let State { env, image_env, args, .. } = &finished.state;
+            let ground = build.finished[*base].as_ref().and_then(|finished| finished.ground.as_ref());
+            let ground = &ground.expect("a base precedes its stage, and is reachable").0;
+            let State { env, image_env, args, .. } = ground;
             let size = env.bytes() + 2 * image_env.bytes() + args.bytes();
-            let state = finished.state.clone();
+            let state = ground.clone();
             build.charge(&dockerfile.source, stage.span, size)?;
             state
         }
@@ -312,8 +372,9 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
             _ => None,
         };
     }
-    let target = finished[plan.target].as_ref().expect("the target is reachable and was lowered");
-    let State { tree, image_env, mut config, image, .. } = target.state.clone();
+    let mut ground = |stage: usize| finished[stage].as_mut().and_then(|finished| finished.ground.take());
+    let (target, own) = *ground(plan.target).expect("the target is reachable and was lowered");
+    let State { tree, image_env, mut config, image, .. } = target;
     let image = image.and_then(|key| images.get(&key));
     for line in image.iter().flat_map(|image| &image.config.history) {
         history.push(HistoryStep {
@@ -323,9 +384,11 @@ fn finish(dockerfile: &Dockerfile, build: Build) -> Result<Lowered, Diagnostic> 
             base: Some(line.clone()),
         });
     }
-    for stage in parts.into_iter().rev() {
-        history.extend(finished[stage].as_mut().map(|f| std::mem::take(&mut f.history)).unwrap_or_default());
+    // The first of them is the target.
+    for stage in parts.into_iter().skip(1).rev() {
+        history.extend(ground(stage).map(|ground| ground.1).unwrap_or_default());
     }
+    history.extend(own);
     config.config.env = image_env.to_image();
     config.config.labels.extend(options.labels.iter().cloned());
     let platform = options.platform.clone().unwrap_or_else(|| config.platform());

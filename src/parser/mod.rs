@@ -13,6 +13,8 @@
 //! instruction, `word` expands variables. `layout` keeps what has no meaning, comments and blank
 //! lines, for `format`; `meaning` is the proof that formatting changed nothing else.
 
+use std::sync::Arc;
+
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::reference::Reference;
 
@@ -46,7 +48,9 @@ mod word;
 
 pub use ast::{Dockerfile, Instruction, Stage};
 pub use entitlement::{EntitlementError, Entitlements};
-pub use lower::{Base, HistoryStep, Lowered, Lowering, UnusedBuildArg, lower};
+pub use lower::{
+    Base, HistoryStep, Lowered, Lowering, Preparation, Prepared, UnusedBuildArg, lower, prepare,
+};
 pub use options::{BuildOptions, ImageNeed, NamedContext, NoCache, ResolvedImage};
 pub use plan::{Plan, plan};
 
@@ -61,19 +65,21 @@ const ERROR_LIMIT: usize = 20;
 /// All that is wrong with the text, as far as the findings do not depend on one another: unknown
 /// instructions and flags, bad arguments, missing stages, here-documents that do not end, limits.
 pub fn parse(source: &SourceText) -> Result<Dockerfile, Vec<Diagnostic>> {
-    let lines = lines::read(source)?;
+    let read = lines::read(source)?;
+    let lines = Arc::new(read.lines);
     let mut errors = Vec::new();
-    errors.extend(foreign_frontend(source, &lines.directives));
+    errors.extend(foreign_frontend(source, &read.directives));
     let mut dockerfile = Dockerfile {
         source: source.clone(),
-        directives: lines.directives,
-        escape: lines.escape,
+        directives: read.directives,
+        escape: read.escape,
         globals: Vec::new(),
         stages: Vec::new(),
-        layout: lines.layout,
-        warnings: lines.warnings,
+        lines: Arc::clone(&lines),
+        layout: read.layout,
+        warnings: read.warnings,
     };
-    if lines.lines.is_empty() && errors.is_empty() {
+    if lines.is_empty() && errors.is_empty() {
         let only = if lines_are_blank(source) { "is empty" } else { "has only comments" };
         return Err(vec![
             Diagnostic::error(format!("`{}` {only}: it has no instructions", source.name()))
@@ -81,11 +87,11 @@ pub fn parse(source: &SourceText) -> Result<Dockerfile, Vec<Diagnostic>> {
         ]);
     }
     let (mut before_from, mut stage_failed) = (None, false);
-    for line in &lines.lines {
+    for line in &*lines {
         if errors.len() >= ERROR_LIMIT {
             break;
         }
-        match instruction::parse(source, lines.escape, line) {
+        match instruction::parse(source, read.escape, line) {
             Err(error) => {
                 // After a FROM that failed nothing tells whether what follows has a stage.
                 stage_failed = true;

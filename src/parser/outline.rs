@@ -109,6 +109,7 @@ pub fn outline(source: &SourceText, options: &BuildOptions) -> Result<Outline, V
     let input = Input {
         dockerfile: source,
         parsed: Some(&dockerfile),
+        planned: None,
         ignore: None,
         options,
         images: &images,

@@ -5,18 +5,22 @@ use crate::llb::{Id, Owner};
 /// `path` below `base`, or on its own if it is absolute: always absolute, `.`, `..` and repeated
 /// slashes resolved, no slash at the end. What climbs above the root stays there.
 pub(crate) fn join(base: &str, path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
     let base = if path.starts_with('/') { "" } else { base };
+    let mut joined = String::with_capacity(base.len() + path.len() + 2);
     for part in base.split('/').chain(path.split('/')) {
         match part {
             "" | "." => {}
-            ".." => {
-                parts.pop();
+            ".." => joined.truncate(joined.rfind('/').unwrap_or(0)),
+            part => {
+                joined.push('/');
+                joined.push_str(part);
             }
-            part => parts.push(part),
         }
     }
-    format!("/{}", parts.join("/"))
+    if joined.is_empty() {
+        joined.push('/');
+    }
+    joined
 }
 
 /// A COPY's destination: absolute and cleaned, with a slash at its end where it was written as a

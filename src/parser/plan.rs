@@ -1,6 +1,5 @@
 //! Which stages there are, what each is built on and takes from, and which the target needs.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
@@ -68,8 +67,27 @@ pub enum StageBase {
 /// An instruction of a stage.
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
-    pub instruction: Cow<'a, Instruction>,
+    pub instruction: Written<'a>,
     pub on_build: bool,
+}
+
+/// Where an instruction is written. What is in the Dockerfile is nearly all of them, and small here.
+#[derive(Debug)]
+pub(crate) enum Written<'a> {
+    Here(&'a Instruction),
+    /// In the base.
+    There(Box<Instruction>),
+}
+
+impl std::ops::Deref for Written<'_> {
+    type Target = Instruction;
+
+    fn deref(&self) -> &Instruction {
+        match self {
+            Self::Here(instruction) => instruction,
+            Self::There(instruction) => instruction,
+        }
+    }
 }
 
 /// Finds the stages of `dockerfile`, without any ONBUILD triggers yet.
@@ -247,7 +265,7 @@ impl<'a> Plan<'a> {
         planned.steps = stage
             .instructions
             .iter()
-            .map(|instruction| Step { instruction: Cow::Borrowed(instruction), on_build: false })
+            .map(|instruction| Step { instruction: Written::Here(instruction), on_build: false })
             .collect();
         planned.base = match self.names.get(&name.to_ascii_lowercase()) {
             Some(&earlier) => StageBase::Stage(earlier),
@@ -267,7 +285,10 @@ impl<'a> Plan<'a> {
     }
 
     fn context(&self, name: &str) -> Option<&NamedContext> {
-        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+        if self.contexts.is_empty()
+            || name.eq_ignore_ascii_case("scratch")
+            || name.eq_ignore_ascii_case("context")
+        {
             return None;
         }
         self.contexts.get(&context_key(name))

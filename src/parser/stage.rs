@@ -1,5 +1,7 @@
 //! A stage while it is lowered: what its instructions read and change.
 
+use std::borrow::Cow;
+
 use crate::diagnostic::{Diagnostic, SourceText, Span, nearest};
 use crate::digest::VertexId;
 use crate::image::ImageConfig;
@@ -41,9 +43,10 @@ pub(crate) struct State {
 /// A stage that is done.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub state: State,
-    /// Its own lines of history, without those of its base.
-    pub history: Vec<HistoryStep>,
+    pub tree: VertexId,
+    /// For the target and for stages that others are built on: what it came to, and its own lines of history, without
+    /// those of its base.
+    pub ground: Option<Box<(State, Vec<HistoryStep>)>>,
 }
 
 /// What all stages share.
@@ -53,6 +56,8 @@ pub(crate) struct Build<'a> {
     pub images: &'a Images,
     pub definition: Definition,
     pub finished: Vec<Option<Finished>>,
+    /// Whether a stage is the target, or another one is built on it.
+    pub is_ground: Vec<bool>,
     /// The stages that something kept from being lowered to their end.
     pub failed: Vec<bool>,
     pub warnings: Vec<Diagnostic>,
@@ -65,12 +70,22 @@ pub(crate) struct Build<'a> {
 impl<'a> Build<'a> {
     pub fn new(plan: &'a Plan<'a>, options: &'a BuildOptions, images: &'a Images) -> Self {
         let finished = plan.stages.iter().map(|_| None).collect();
+        let mut is_ground = vec![false; plan.stages.len()];
+        is_ground[plan.target] = true;
+        for stage in &plan.stages {
+            if let StageBase::Stage(base) = stage.base {
+                is_ground[base] = true;
+            }
+        }
+        // A base and the instructions of each stage; it is no matter if there are more vertices.
+        let vertices = plan.stages.iter().map(|stage| 1 + stage.steps.len()).sum();
         Self {
             plan,
             options,
             images,
-            definition: Definition::new(),
+            definition: Definition::with_capacity(vertices),
             finished,
+            is_ground,
             failed: vec![false; plan.stages.len()],
             warnings: Vec::new(),
             context: None,
@@ -85,10 +100,10 @@ impl<'a> Build<'a> {
 
     /// What stands before the number of a stage's steps: its platform if the build is for several,
     /// and `->arm64` if it runs on one platform and was told that it makes something for another.
-    pub fn title(&self, stage: usize, env: &Environment) -> String {
+    pub fn title(&self, stage: usize, env: &Environment) -> Cow<'a, str> {
         let title = &self.plan.stages[stage].title;
         if !self.options.multi_platform {
-            return title.clone();
+            return title.into();
         }
         let mut bottom = &self.plan.stages[stage];
         while let StageBase::Stage(base) = bottom.base {
@@ -107,7 +122,7 @@ impl<'a> Build<'a> {
             Some(target) => format!("->{target}"),
             None => String::new(),
         };
-        format!("{}{target}{blank}{title}", bottom.platform)
+        format!("{}{target}{blank}{title}", bottom.platform).into()
     }
 
     /// Counts `bytes` against the limit.
@@ -220,7 +235,7 @@ impl StageBuild<'_, '_> {
 
     /// As [`StageBuild::expand`], split at blanks.
     pub fn expand_words(&mut self, at: &Instruction, word: &Word) -> Result<Vec<String>, Diagnostic> {
-        Ok(self.expansion(at, word, Style::new(at.escape))?.words)
+        Ok(self.expansion(at, word, Style::splitting(at.escape))?.words)
     }
 
     /// A here-document with variables put in; quotes mean nothing in it, and a backslash escapes
@@ -384,7 +399,7 @@ impl StageBuild<'_, '_> {
         let fail = |message: String| Diagnostic::error(message).at(&at.source, from.span);
         match self.build.plan.source(&from.text).map_err(fail)? {
             StageBase::Stage(stage) => match &self.build.finished[stage] {
-                Some(finished) => Ok(finished.state.tree),
+                Some(finished) => Ok(finished.tree),
                 // The build ends with the error of that stage, so any tree will do.
                 None if self.build.failed[stage] => Ok(self.state.tree),
                 None => Err(fail(format!(
@@ -430,20 +445,26 @@ impl StageBuild<'_, '_> {
 
     /// `[build 2/3] RUN make`, on one line.
     fn numbered(&mut self, text: &str) -> String {
-        let text = text.replace(['\r', '\n'], " ");
-        let (keyword, rest) = text.split_once(' ').map_or((text.as_str(), ""), |(k, r)| (k, r));
-        let mut text = keyword.to_ascii_uppercase();
-        if !rest.is_empty() {
-            text.push(' ');
-            text.push_str(rest);
+        let end = text.find([' ', '\r', '\n']).unwrap_or(text.len());
+        let mut line = text[..end].to_ascii_uppercase();
+        match text.get(end + 1..) {
+            None | Some("") => {}
+            Some(rest) => {
+                line.push(' ');
+                line.extend(rest.split_inclusive(['\r', '\n']).flat_map(|part| {
+                    let plain = part.trim_end_matches(['\r', '\n']);
+                    [plain, if plain.len() < part.len() { " " } else { "" }]
+                }));
+            }
         }
         if self.steps == 0 {
-            return text;
+            return line;
         }
         self.step += 1;
-        let title = self.build.title(self.index, &self.state.env);
-        let trigger = if self.on_build { "ONBUILD " } else { "" };
-        numbered(&title, self.step, self.steps, &format!("{trigger}{text}"))
+        if self.on_build {
+            line.insert_str(0, "ONBUILD ");
+        }
+        numbered(&self.build.title(self.index, &self.state.env), self.step, self.steps, &line)
     }
 
     /// `RUN |1 A=1 /bin/sh -c make # buildkit`: with the declared arguments as the step saw them.
@@ -479,7 +500,7 @@ impl StageBuild<'_, '_> {
 /// `[build 2/3] ` and a text; numbers are as wide as the last.
 pub(crate) fn numbered(title: &str, step: usize, steps: usize, text: &str) -> String {
     let blank = if title.is_empty() { "" } else { " " };
-    let width = steps.to_string().len();
+    let width = steps.checked_ilog10().unwrap_or(0) as usize + 1;
     format!("[{title}{blank}{step:>width$}/{steps}] {text}")
 }
 

@@ -1,13 +1,11 @@
 //! ONBUILD triggers: instructions that a base hands to the stages on it.
 
-use std::borrow::Cow;
-
 use crate::diagnostic::{Diagnostic, SourceText, Span};
 use crate::parser::ast::Instruction;
 use crate::parser::instruction::{self, Kind, Parsed};
 use crate::parser::lines::{self, INSTRUCTION_LIMIT};
 use crate::parser::lower::Images;
-use crate::parser::plan::{Plan, StageBase, Step};
+use crate::parser::plan::{Plan, StageBase, Step, Written};
 
 impl Plan<'_> {
     /// Puts the ONBUILD triggers of the bases in front of the steps of reachable stages. Gives
@@ -29,7 +27,7 @@ impl Plan<'_> {
             let mut steps = Vec::with_capacity(triggers.len());
             for text in triggers {
                 let instruction = trigger(&text, &origin)?;
-                steps.push(Step { instruction: Cow::Owned(instruction), on_build: true });
+                steps.push(Step { instruction: Written::There(Box::new(instruction)), on_build: true });
             }
             if steps.is_empty() {
                 continue;

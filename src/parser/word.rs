@@ -40,12 +40,26 @@ pub(crate) struct Style {
     pub plain_quotes: bool,
     /// What names a variable that is not set stays as it was written.
     pub keep_unset: bool,
+    /// The result is split at blanks, too.
+    pub split: bool,
 }
 
 impl Style {
     /// Quotes and escapes go, unset variables are empty.
     pub fn new(escape: char) -> Self {
-        Self { escape, raw_quotes: false, raw_escapes: false, plain_quotes: false, keep_unset: false }
+        Self {
+            escape,
+            raw_quotes: false,
+            raw_escapes: false,
+            plain_quotes: false,
+            keep_unset: false,
+            split: false,
+        }
+    }
+
+    /// As [`Style::new`], and split.
+    pub fn splitting(escape: char) -> Self {
+        Self { split: true, ..Self::new(escape) }
     }
 }
 
@@ -53,7 +67,7 @@ impl Style {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Expansion {
     pub text: String,
-    /// The text split at blanks that were not quoted.
+    /// The text split at blanks that were not quoted, if it was to be.
     pub words: Vec<String>,
     /// Names that it asked for and that were not set.
     pub unset: BTreeSet<String>,
@@ -96,6 +110,14 @@ pub(crate) enum WordErrorKind {
 /// [`WordError`] for quotes and braces that are not closed, bad substitutions, `${NAME:?text}` of a
 /// name that is not set, and for what exceeds the limits.
 pub(crate) fn expand(word: &str, style: Style, variables: &dyn Variables) -> Result<Expansion, WordError> {
+    let means_something = |c: char| matches!(c, '$' | '\'' | '"' | '<') || c == style.escape;
+    if word.len() <= WORD_LIMIT && !word.contains(means_something) {
+        let words = match style.split {
+            true => word.split_whitespace().map(str::to_owned).collect(),
+            false => Vec::new(),
+        };
+        return Ok(Expansion { text: word.to_owned(), words, unset: BTreeSet::new() });
+    }
     let mut reader = Reader { word, at: 0, style, variables, unset: BTreeSet::new(), depth: 0 };
     let (text, words) = reader.until(None, style.raw_escapes)?;
     Ok(Expansion { text, words, unset: reader.unset })
@@ -132,7 +154,8 @@ impl Reader<'_> {
         if self.depth > DEPTH_LIMIT {
             return Err(self.error(start, WordErrorKind::Deep));
         }
-        let (mut text, mut words) = (String::new(), Words::default());
+        let mut text = String::with_capacity(if stop.is_none() { self.word.len() } else { 0 });
+        let mut words = Words::new(self.style.split && stop.is_none());
         while let Some(c) = self.peek() {
             if text.len() > WORD_LIMIT {
                 return Err(self.error(start, WordErrorKind::Long));
@@ -402,15 +425,23 @@ impl Reader<'_> {
 }
 
 /// Words as they grow.
-#[derive(Default)]
 struct Words {
+    /// Whether anybody asks for them.
+    wanted: bool,
     done: Vec<String>,
     word: String,
 }
 
 impl Words {
+    fn new(wanted: bool) -> Self {
+        Self { wanted, done: Vec::new(), word: String::new() }
+    }
+
     /// A character that ends the word if it is a blank.
     fn push(&mut self, c: char) {
+        if !self.wanted {
+            return;
+        }
         if !c.is_whitespace() {
             self.word.push(c);
         } else if !self.word.is_empty() {
@@ -419,11 +450,15 @@ impl Words {
     }
 
     fn keep_char(&mut self, c: char) {
-        self.word.push(c);
+        if self.wanted {
+            self.word.push(c);
+        }
     }
 
     fn keep(&mut self, text: &str) {
-        self.word.push_str(text);
+        if self.wanted {
+            self.word.push_str(text);
+        }
     }
 
     fn finish(mut self) -> Vec<String> {

@@ -37,7 +37,7 @@ impl Ahead {
         match self {
             Self::Nothing => Launched::execute(program),
             Self::One(slot) => match slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some((begun, made)) if made.is_none_or(|made| order.suits(made)) => Ok(begun),
+                Some((begun, made)) if made.as_ref().is_none_or(|made| order.suits(made)) => Ok(begun),
                 _ => Launched::execute(program),
             },
             Self::Many(slot) => {
@@ -89,10 +89,10 @@ impl Launched {
         Ok(Self { handle: Handle::Executed(child), socket: Some(socket), independent: false })
     }
 
-    /// Has it make namespaces until its order comes.
-    pub(super) fn make_ahead(&self, made: MadeAhead) -> io::Result<()> {
+    /// Has it make what is known already until its order comes.
+    pub(super) fn make_ahead(&self, made: &MadeAhead) -> io::Result<()> {
         let socket = self.socket.as_ref().expect("a launcher has one as long as it is not reaped");
-        wire::send(socket.as_fd(), &Order::Ahead(made), &[], &[])
+        wire::send(socket.as_fd(), &Order::Ahead(made.clone()), &[], &[])
     }
 
     /// Has a template copy itself.
@@ -161,12 +161,12 @@ mod tests {
     fn what_was_begun_is_used_once() {
         let program = program("/bin/cat");
         let filters = Filters::default();
-        let made = Some(MadeAhead { ipc: true, uts: true, network: true });
+        let made = Some(MadeAhead { ipc: true, uts: true, network: true, group: None });
         let order = |network: Network| {
             let sandbox = Sandbox { network, ..plan::tests::sandbox(&["true"]) };
             Order::Run(Box::new(plan::plan(sandbox, &filters).unwrap().0))
         };
-        let begun = || Ahead::One(Mutex::new(Some((Launched::execute(&program).unwrap(), made))));
+        let begun = || Ahead::One(Mutex::new(Some((Launched::execute(&program).unwrap(), made.clone()))));
         let pid = |launched: &Launched| match &launched.handle {
             Handle::Executed(child) => child.id(),
             Handle::Copied(_) => unreachable!("nobody copied it"),

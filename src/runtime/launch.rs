@@ -131,7 +131,7 @@ impl Launcher {
     pub fn begun(made: Option<MadeAhead>) -> io::Result<Self> {
         let mut launcher = Self::of_this_program()?;
         let launched = Launched::execute(&launcher.program)?;
-        made.map_or(Ok(()), |made| launched.make_ahead(made))?;
+        made.as_ref().map_or(Ok(()), |made| launched.make_ahead(made))?;
         launcher.ahead = Ahead::One(Mutex::new(Some((launched, made))));
         Ok(launcher)
     }

@@ -72,13 +72,13 @@ pub(super) enum Order {
     Foreign(Box<super::bundle::ForeignPlan>),
     /// Nothing yet: a copy of the process shall wait for an order at the socket that comes along.
     Copy,
-    /// Nothing yet, but a sandbox with these namespaces of its own will be.
+    /// Nothing yet, but a sandbox with these of its own will be.
     Ahead(MadeAhead),
 }
 
 impl Order {
     /// Whether a launcher that has made these namespaces can follow it: it cannot go back to the host's.
-    pub(super) fn suits(&self, made: MadeAhead) -> bool {
+    pub(super) fn suits(&self, made: &MadeAhead) -> bool {
         let Self::Run(plan) = self else { return false };
         let own = |whose| whose == Whose::Own;
         // A program that connects a network stays in the namespaces that the launcher is in when it starts it.
@@ -512,7 +512,7 @@ fn sys_step(confined: bool) -> Step {
 }
 
 /// What every sandbox has besides `/sys`: `/proc`, `/dev` and its devices.
-fn standard_steps(shm: Option<Kind>) -> Vec<Step> {
+pub(super) fn standard_steps(shm: Option<Kind>) -> Vec<Step> {
     let inert = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let mount = standard_mount;
     // A link at one of the three would put our mount where the image likes (CVE-2019-19921,

@@ -63,14 +63,16 @@ pub struct Namespaces {
     pub cgroup: Option<Namespace>,
 }
 
-/// What a launcher makes before it knows anything else of its sandbox: a mount namespace, and of these what the
-/// sandbox will have of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a launcher makes before it knows anything else of its sandbox: a mount namespace, what all have in `/dev`, and of
+/// these what the sandbox will have of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeAhead {
     pub ipc: bool,
     pub uts: bool,
     /// A network namespace that nothing is connected to.
     pub network: bool,
+    /// The cgroup of this id, below the usual parent.
+    pub group: Option<String>,
 }
 
 /// Whose a namespace is.

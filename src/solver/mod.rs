@@ -11,17 +11,20 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cache::remote::Exchange;
-use crate::cache::{Cache, Inputs, Record};
+use crate::cache::{Cache, Reads, Record};
 use crate::diagnostic::Span;
-use crate::digest::{ActionKey, DiffId, ImageId, LayerIdentity, TreeIdentity, VertexId};
+use crate::digest::{
+    ActionKey, DiffId, DigestMap, DigestSet, ImageId, LayerIdentity, TreeIdentity, VertexId,
+};
 use crate::llb::{Definition, Op, Vertex};
 use crate::progress::{Progress, Step};
 use crate::runtime::Resources;
 use crate::runtime::network::user::UserNetwork;
 use crate::store::layers::Layer;
+use crate::store::points::MountPoints;
 use crate::store::views::{Scratch, View};
 use crate::store::{Lease, Store, StoreError};
 
@@ -41,6 +44,7 @@ pub mod ssh;
 pub use cancel::{Cancel, Hook};
 pub use local::Local;
 pub use network::StepNetwork;
+use schedule::Long;
 
 /// A layer in a tree, whether it is on this disk or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,13 +207,13 @@ impl From<source::FetchError> for Cause {
 /// What a solved graph gives.
 #[derive(Debug)]
 pub struct Solved {
-    trees: HashMap<VertexId, Vec<ChainLayer>>,
+    tops: DigestMap<VertexId, ChainLayer>,
 }
 
 impl Solved {
-    /// The layers of a vertex that was solved, lowest first.
-    pub fn layers(&self, vertex: VertexId) -> Option<&[ChainLayer]> {
-        self.trees.get(&vertex).map(Vec::as_slice)
+    /// The topmost layer of what a vertex made, if it has any and a target has it too.
+    pub fn top(&self, vertex: VertexId) -> Option<&ChainLayer> {
+        self.tops.get(&vertex)
     }
 }
 
@@ -224,23 +228,25 @@ pub struct Solver<'a> {
 #[derive(Default)]
 struct State {
     /// What ran in this build: not to run again when the solve starts over.
-    executed: HashMap<ActionKey, Record>,
+    executed: DigestMap<ActionKey, Record>,
     /// Which vertex made a layer, so that it can be made again.
-    makers: HashMap<LayerIdentity, VertexId>,
+    makers: DigestMap<LayerIdentity, VertexId>,
     /// Vertices whose layers are gone.
-    forced: HashSet<VertexId>,
+    forced: DigestSet<VertexId>,
     /// Vertices that people were told of.
-    shown: HashSet<VertexId>,
+    shown: DigestSet<VertexId>,
     /// Layers that somebody needed and that could not be had, since the solve began.
     gone: Vec<LayerIdentity>,
     /// Layers that a cache elsewhere promised and did not give: it is not asked again.
-    broken: HashSet<LayerIdentity>,
+    broken: DigestSet<LayerIdentity>,
     /// Layers that are on this disk and leased: they stay for as long as the build.
-    here: HashMap<LayerIdentity, Layer>,
+    here: DigestMap<LayerIdentity, Layer>,
     /// What people were warned of.
     warned: HashSet<String>,
     locals: HashMap<String, Arc<Local>>,
-    remotes: HashMap<VertexId, Arc<source::Remote>>,
+    /// Whether local directories are looked at each time.
+    looks_anew: bool,
+    remotes: DigestMap<VertexId, Arc<source::Remote>>,
 }
 
 /// The last lines of a process, kept for the error.
@@ -252,6 +258,7 @@ const TAIL: usize = 20;
 struct Work<'a> {
     vertex: &'a Vertex,
     tail: Tail,
+    long: &'a Long<'a>,
 }
 
 impl<'a> Solver<'a> {
@@ -316,45 +323,55 @@ impl<'a> Solver<'a> {
         needed: &dyn Fn(&ChainLayer) -> bool,
     ) -> Result<Solved, Box<SolveError>> {
         self.cache.start_over();
+        if self.cache.is_shared() {
+            self.look_anew();
+        }
         let order = graph.reachable(targets);
-        let places: HashMap<VertexId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+        let places: DigestMap<VertexId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
         let vertices: Vec<&Vertex> = order.iter().filter_map(|id| graph.get(*id)).collect();
         self.ahead.expect(vertices.iter().copied());
         let inputs: Vec<Vec<usize>> = vertices
             .iter()
             .map(|vertex| vertex.inputs().iter().map(|input| places[input]).collect())
             .collect();
-        let work = |place: usize, inputs: &[Arc<Tree>]| {
-            let work = Work { vertex: vertices[place], tail: Tail::default() };
-            self.vertex(&work, inputs).map_err(|cause| work.error(cause))
+        let tops: Vec<OnceLock<ChainLayer>> = vec![OnceLock::new(); order.len()];
+        let work = |place: usize, inputs: &[Arc<Tree>], long: &Long<'_>| {
+            let work = Work { vertex: vertices[place], tail: Tail::default(), long };
+            let tree = self.vertex(&work, inputs).map_err(|cause| work.error(cause))?;
+            if let Tree::Layers(layers) = &tree
+                && let Some(top) = layers.last()
+            {
+                tops[place].get_or_init(|| *top);
+            }
+            Ok::<_, Box<SolveError>>(tree)
         };
         // What a failed step leaves running is ended, unless the solve is only to start over.
         let stop = || {};
-        let trees = schedule::run(&inputs, work, stop)?;
-        let mut solved = HashMap::new();
-        for (id, tree) in order.iter().zip(&trees) {
-            if let Tree::Layers(layers) = &**tree {
-                solved.insert(*id, layers.clone());
-            }
-        }
-        let mut here = HashMap::new();
-        for target in targets {
-            if let (Some(layers), Some(vertex)) = (solved.get(target), graph.get(*target)) {
-                let layers: Vec<ChainLayer> = layers.iter().filter(|layer| needed(layer)).copied().collect();
-                let work = Work { vertex, tail: Tail::default() };
+        let wanted: Vec<usize> = targets.iter().filter_map(|target| places.get(target).copied()).collect();
+        let trees = schedule::run(&inputs, &wanted, work, stop)?;
+        let mut here = DigestMap::default();
+        for (place, tree) in wanted.into_iter().zip(trees) {
+            if let Tree::Layers(layers) = &*tree {
+                let work = Work { vertex: vertices[place], tail: Tail::default(), long: &Long::new(&|| {}) };
+                let mut layers = layers.clone();
+                for layer in &mut layers {
+                    let listed = self.cache.listed(layer.identity, layer.diff_id);
+                    layer.diff_id = listed.map_err(|error| work.error(error.into()))?;
+                    here.insert(layer.identity, layer.diff_id);
+                }
+                layers.retain(|layer| needed(layer));
                 let found = self.on_disk(&layers).map_err(|cause| work.error(cause))?;
                 let diff_ids = found.iter().map(|layer| layer.diff_id);
                 here.extend(layers.iter().map(|layer| layer.identity).zip(diff_ids));
             }
         }
-        // A record of elsewhere may state the diffID of the same files with other times, which a step made
-        // here meanwhile: the image lists the layer that is here.
-        for layer in solved.values_mut().flatten() {
-            if let Some(diff_id) = here.get(&layer.identity) {
-                layer.diff_id = *diff_id;
-            }
-        }
-        Ok(Solved { trees: solved })
+        // A record may state the diffID of the same files with other times: the image lists the layer that is here.
+        let listed = |(id, top): (VertexId, OnceLock<ChainLayer>)| {
+            let top = top.into_inner()?;
+            Some((id, ChainLayer { diff_id: *here.get(&top.identity)?, ..top }))
+        };
+        let tops = order.into_iter().zip(tops).filter_map(listed).collect();
+        Ok(Solved { tops })
     }
 
     fn vertex(&self, work: &Work<'_>, inputs: &[Arc<Tree>]) -> Result<Tree, Cause> {
@@ -380,6 +397,19 @@ impl<'a> Solver<'a> {
         outcome
     }
 
+    /// Lets others begin beside this vertex.
+    fn takes_long(&self, work: &Work<'_>) {
+        work.long.say();
+        self.look_anew();
+    }
+
+    /// What was seen of local directories may be another when this is done: from now on they are looked at each time.
+    fn look_anew(&self) {
+        let mut state = self.state();
+        state.looks_anew = true;
+        state.locals.values().for_each(|local| local.forget());
+    }
+
     /// Warns of what is so for every step, the first time only.
     fn warn_once(&self, message: &str) {
         if self.state().warned.insert(message.to_owned()) {
@@ -399,22 +429,26 @@ impl<'a> Solver<'a> {
     fn action(
         &self,
         work: &Work<'_>,
-        (key, inputs): (ActionKey, Inputs),
+        (key, reads): (ActionKey, Reads),
         base: &[ChainLayer],
         run: impl FnOnce(&[Layer], &Step) -> Result<(LayerIdentity, Layer), Cause>,
     ) -> Result<Tree, Cause> {
         let step = self.announce(work);
-        let outcome = self.look_up_or_run(work, key, &inputs, base, step, run);
+        let outcome = self.look_up_or_run(work, key, &reads, base, step, run);
         let record = outcome?;
-        self.cache.use_action(key, &work.vertex.metadata().name, &inputs, &record);
+        self.cache.use_action(key, &work.vertex.metadata().name, &reads, &record);
         self.state().makers.entry(record.layer).or_insert(work.vertex.id());
-        let layer =
+        let mut layer =
             ChainLayer { identity: record.layer, diff_id: record.diff_id, created: Some(record.created) };
-        let made = self.state().executed.contains_key(&key);
-        for observer in self.environment.observers {
-            observer.layer(work.vertex.id(), &layer, made);
+        if !self.environment.observers.is_empty() {
+            layer.diff_id = self.cache.listed(layer.identity, layer.diff_id)?;
+            let made = self.state().executed.contains_key(&key);
+            for observer in self.environment.observers {
+                observer.layer(work.vertex.id(), &layer, made);
+            }
         }
-        let mut layers = base.to_vec();
+        let mut layers = Vec::with_capacity(base.len() + 1);
+        layers.extend_from_slice(base);
         layers.push(layer);
         Ok(Tree::Layers(layers))
     }
@@ -423,7 +457,7 @@ impl<'a> Solver<'a> {
         &self,
         work: &Work<'_>,
         key: ActionKey,
-        inputs: &Inputs,
+        reads: &Reads,
         base: &[ChainLayer],
         step: Option<Step>,
         run: impl FnOnce(&[Layer], &Step) -> Result<(LayerIdentity, Layer), Cause>,
@@ -447,6 +481,7 @@ impl<'a> Solver<'a> {
         if let Some(record) = probe()? {
             return cached(record, step);
         }
+        self.takes_long(work);
         // Two builds that need one step run it once.
         let _lock = store.lock_name(&format!("action-{}", key.0.hex()))?;
         if let Some(record) = probe()? {
@@ -471,20 +506,24 @@ impl<'a> Solver<'a> {
         };
         let record = Record { layer: identity, diff_id: layer.diff_id, created: store.now() };
         self.state().here.insert(identity, layer);
-        self.cache.remember_action(key, &work.vertex.metadata().name, inputs, &record)?;
+        self.cache.remember_action(key, &work.vertex.metadata().name, &reads.named(), &record)?;
         self.state().executed.insert(key, record.clone());
         Ok(record)
     }
 
-    /// Makes a layer over `below` of what `write` writes into the mounted tree.
+    /// Makes a layer over `below` of what `write` writes into the mounted tree, in which mount points may be shown.
     fn over_view(
         &self,
         below: &[Layer],
+        points: Option<MountPoints>,
         write: impl FnOnce(View) -> Result<(), Cause>,
     ) -> Result<(LayerIdentity, Layer), Cause> {
         let store = self.environment.store;
         let scratch = store.scratch()?;
-        write(store.writable_view(below, &scratch)?)?;
+        write(store.writable_view(below, &scratch, points)?)?;
+        if points.is_some() {
+            store.drop_mount_points(&scratch, below)?;
+        }
         self.keep(scratch, below)
     }
 

@@ -15,15 +15,16 @@ use crate::root;
 use crate::runtime::{self, MountOptions, MountSource, SandboxMount};
 use crate::solver::copy;
 use crate::solver::ssh::Forward;
-use crate::store::lease::{FileLock, MountSharing};
-use crate::store::views::Scratch;
+use crate::store::lease::MountSharing;
+use crate::store::lock::NameLock;
+use crate::store::views::{Aside, Scratch};
 
 /// The mounts of a step, and what must live as long as they do.
 #[derive(Default)]
 pub(super) struct Mounted {
     pub mounts: Vec<SandboxMount>,
-    _views: Vec<(tempfile::TempDir, Option<Scratch>)>,
-    _locks: Vec<FileLock>,
+    _views: Vec<(Aside, Option<Scratch>)>,
+    _locks: Vec<NameLock>,
     _agents: Vec<Forward>,
 }
 
@@ -134,7 +135,7 @@ impl Solver<'_> {
         tree: &Tree,
         source: &str,
         writable: bool,
-    ) -> Result<(OwnedFd, (tempfile::TempDir, Option<Scratch>)), Cause> {
+    ) -> Result<(OwnedFd, (Aside, Option<Scratch>)), Cause> {
         let store = self.environment.store;
         let (layers, path) = match tree {
             Tree::Layers(layers) => (layers.clone(), source.to_owned()),
@@ -150,7 +151,7 @@ impl Solver<'_> {
         };
         let scratch = if writable { Some(store.scratch()?) } else { None };
         let view = match &scratch {
-            Some(scratch) => store.writable_view(&layers, scratch)?,
+            Some(scratch) => store.writable_view(&layers, scratch, None)?,
             None => store.view(&layers)?,
         };
         let (view, folder) = view.into_parts();
@@ -166,7 +167,7 @@ impl Solver<'_> {
         let (listing, digest) = local.select(&Selector::path(source))?;
         let mut op = Hasher::new();
         op.field(b"stave local layer 1");
-        let (key, inputs) = KeyBuilder::new(op.finish()).input("files", &digest.0).finish();
+        let (key, reads) = KeyBuilder::new(op.finish()).input("files", &digest.0).finish();
         let store = self.environment.store;
         let chain = |record: &crate::cache::Record| ChainLayer {
             identity: record.layer,
@@ -194,7 +195,7 @@ impl Solver<'_> {
         )?;
         let (identity, layer) = self.keep(scratch, &[])?;
         let record = crate::cache::Record { layer: identity, diff_id: layer.diff_id, created: store.now() };
-        self.cache.remember_action(key, "load build context", &inputs, &record)?;
+        self.cache.remember_action(key, "load build context", &reads.named(), &record)?;
         Ok(chain(&record))
     }
 
@@ -205,7 +206,7 @@ impl Solver<'_> {
         &self,
         mounts: &BTreeMap<&'m str, &'m Mount>,
         inputs: &[Arc<Tree>],
-        locks: &mut Vec<FileLock>,
+        locks: &mut Vec<NameLock>,
     ) -> Result<BTreeMap<&'m str, Arc<OwnedFd>>, Cause> {
         let mut wanted: BTreeMap<String, (CacheSpec<'_>, Vec<&str>)> = BTreeMap::new();
         for (target, mount) in mounts {
@@ -260,7 +261,7 @@ impl Solver<'_> {
         Ok(hasher.finish().hex()[..32].to_owned())
     }
 
-    fn open_cache(&self, name: &str, spec: &CacheSpec<'_>) -> Result<(OwnedFd, FileLock), Cause> {
+    fn open_cache(&self, name: &str, spec: &CacheSpec<'_>) -> Result<(OwnedFd, NameLock), Cause> {
         let store = self.environment.store;
         let sharing = match spec.sharing {
             CacheSharing::Shared => MountSharing::Shared,

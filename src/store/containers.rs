@@ -5,12 +5,11 @@
 //! state and its log; the row has what it was told to be, as JSON that the store does not read.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::lease::FileLock;
+use super::lock::NameLock;
 use super::{Store, StoreError};
 use crate::digest::ImageId;
 use crate::event::Kind;
@@ -116,7 +115,7 @@ impl Store {
         name: &str,
         image: ImageId,
         config: &str,
-    ) -> Result<FileLock, StoreError> {
+    ) -> Result<NameLock, StoreError> {
         self.create_container_with(id, name, image, config, &Uses::default(), Stay::Lasting)
     }
 
@@ -134,7 +133,7 @@ impl Store {
         config: &str,
         uses: &Uses,
         stay: Stay,
-    ) -> Result<FileLock, StoreError> {
+    ) -> Result<NameLock, StoreError> {
         let lock = self.lock_container(id)?;
         let folder = self.container_folder(id);
         for part in ["", "fs", "work"] {
@@ -263,7 +262,7 @@ impl Store {
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn try_lock_container(&self, id: &ContainerId) -> Result<Option<FileLock>, StoreError> {
+    pub fn try_lock_container(&self, id: &ContainerId) -> Result<Option<NameLock>, StoreError> {
         self.try_lock_name(&lock_of(id.as_str()))
     }
 
@@ -271,7 +270,7 @@ impl Store {
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn lock_container(&self, id: &ContainerId) -> Result<FileLock, StoreError> {
+    pub fn lock_container(&self, id: &ContainerId) -> Result<NameLock, StoreError> {
         self.lock_name(&lock_of(id.as_str()))
     }
 
@@ -279,7 +278,7 @@ impl Store {
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn claim_container(&self, id: &ContainerId) -> Result<FileLock, StoreError> {
+    pub fn claim_container(&self, id: &ContainerId) -> Result<NameLock, StoreError> {
         self.lock_name(&claim_of(id.as_str()))
     }
 
@@ -288,22 +287,15 @@ impl Store {
     /// # Errors
     /// What the file system gives.
     pub fn container_is_claimed(&self, id: &ContainerId) -> Result<bool, StoreError> {
-        FileLock::is_held(&self.lock_path(&claim_of(id.as_str())))
+        self.is_locked(&claim_of(id.as_str()))
     }
 
-    /// Whether a container runs or is being changed. Does not get in the way of who wants its lock for longer than
-    /// a moment, so [`Store::try_lock_container`] is worth another try.
+    /// Whether a container runs or is being changed.
     ///
     /// # Errors
     /// What the file system gives.
     pub fn container_is_held(&self, id: &ContainerId) -> Result<bool, StoreError> {
-        FileLock::is_held(&self.lock_path(&lock_of(id.as_str())))
-    }
-
-    /// A container's lock from a descriptor that holds it: one that [`FileLock::duplicate`] gave, perhaps to another
-    /// process.
-    pub fn adopt_container_lock(&self, id: &ContainerId, held: OwnedFd) -> FileLock {
-        FileLock::adopt(held, self.lock_path(&lock_of(id.as_str())))
+        self.is_locked(&lock_of(id.as_str()))
     }
 }
 
@@ -338,7 +330,7 @@ impl Store {
     ///
     /// # Errors
     /// What the database and the file system give. Without its row the rest is a stray, which a sweep takes.
-    pub fn remove_container(&self, id: &ContainerId, stay: Stay, _held: &FileLock) -> Result<(), StoreError> {
+    pub fn remove_container(&self, id: &ContainerId, stay: Stay, _held: &NameLock) -> Result<(), StoreError> {
         self.forget(id.as_str(), stay)?;
         self.remove_folder(id.as_str())
     }
@@ -351,7 +343,7 @@ impl Store {
         &self,
         id: &ContainerId,
         stay: Stay,
-        _held: &FileLock,
+        _held: &NameLock,
     ) -> Result<(), StoreError> {
         self.forget(id.as_str(), stay)?;
         let aside = self.path().join("tmp").join(id.as_str());
@@ -378,7 +370,7 @@ impl Store {
 
     /// Whether a power cut took a container's folder and left its row. Whoever asks holds its lock: one that is being
     /// created, or removed, looks like this for a moment.
-    pub fn container_is_lost(&self, id: &ContainerId, _held: &FileLock) -> bool {
+    pub fn container_is_lost(&self, id: &ContainerId, _held: &NameLock) -> bool {
         !self.container_folder(id).exists()
     }
 
@@ -488,7 +480,7 @@ mod tests {
         drop(original);
         assert!(store.container_is_held(&id(1)).unwrap());
         assert!(store.try_lock_container(&id(1)).unwrap().is_none());
-        let taken_back = store.adopt_container_lock(&id(1), copy);
+        let taken_back = NameLock::adopt(copy);
         assert!(store.container_is_held(&id(1)).unwrap());
         drop(taken_back);
         assert!(!store.container_is_held(&id(1)).unwrap());

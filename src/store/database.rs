@@ -9,7 +9,11 @@ use rusqlite::config::DbConfig;
 
 use super::StoreError;
 
-const FORMAT: i64 = 5;
+const FORMAT: i64 = 6;
+
+/// Where locks were files, up to format 5. Format 6 has them elsewhere, and nothing else: it keeps programs out that do
+/// not know of those.
+const OLD_LOCKS: &str = "locks";
 
 /// What format 5 added: what containers are told to be, and what they share. A container of before, which nothing
 /// but `prune` knew, has an empty `config`. Those columns hold JSON of the engine's; the store does not read it.
@@ -248,6 +252,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // A build that looks thousands of records up comes back to the same pages, which SQLite keeps 2 MiB of. It takes
+    // as much memory as it has pages to keep.
+    connection.pragma_update(None, "cache_size", -16 << 10)?;
     // See [`leave`].
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     if found < FORMAT {
@@ -274,6 +281,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
             transaction.pragma_update(None, "user_version", FORMAT)?;
         }
         transaction.commit()?;
+        let _ = std::fs::remove_dir_all(path.with_file_name(OLD_LOCKS));
     }
     Ok(connection)
 }
@@ -351,8 +359,10 @@ mod tests {
         old.execute("INSERT INTO name VALUES ('app', ?1, NULL, 1)", [&id]).unwrap();
         old.pragma_update(None, "user_version", 2).unwrap();
         drop(old);
+        std::fs::create_dir(path.with_file_name(OLD_LOCKS)).unwrap();
         for _ in 0..2 {
             let new = open(&path).unwrap();
+            assert!(!path.with_file_name(OLD_LOCKS).exists());
             let count = |table: &str| -> i64 {
                 new.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
             };

@@ -3,7 +3,7 @@
 //! An image is its config; its layers are named there by diffID. A name points at one image and, if
 //! it was pulled or loaded, at the manifest it came with, so that pushing it again moves nothing.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::database::Json;
 use super::{Store, StoreError};
@@ -49,6 +49,10 @@ impl Store {
             created: self.now(),
         };
         let session = self.session_id()?;
+        // Nearly every build gives an image that is here, and whatever holds of it is on the disk.
+        if self.read(|db| is_stored(db, &image))? && self.hold_stored(&session, &image)? {
+            return Ok(image);
+        }
         self.write(|tx| -> Result<_, StoreError> {
             // It has no name yet, and a prune may be under way.
             Self::claim_image(tx, &session, id)?;
@@ -62,11 +66,23 @@ impl Store {
         Ok(image)
     }
 
+    /// Keeps an image for the session, without waiting for the disk. Gives whether it is as stored still.
+    fn hold_stored(&self, session: &str, image: &StoredImage) -> Result<bool, StoreError> {
+        self.write_lightly(|tx| {
+            Self::claim_image(tx, session, image.id)?;
+            Ok(is_stored(tx, image)?)
+        })
+    }
+
     /// Points `name` at an image of the store, away from what it named before; gives that.
     ///
     /// # Errors
     /// What the database gives.
     pub fn tag(&self, name: &Reference, image: ImageId) -> Result<Option<ImageId>, StoreError> {
+        // Only when it was named changes then, and all else of it is on the disk.
+        if self.read(|db| names(db, name, image))? && self.name_again(name, image)? {
+            return Ok(None);
+        }
         self.write(|tx| {
             let before = tx
                 .query_row("SELECT image FROM name WHERE name = ?", [name.to_string()], |row| row.get(0))
@@ -78,6 +94,18 @@ impl Store {
                 params![name.to_string(), image, self.now()],
             )?;
             Ok(before.filter(|before| *before != image))
+        })
+    }
+
+    /// Notes that a name was given once more, without waiting for the disk. Gives whether it names that image still.
+    fn name_again(&self, name: &Reference, image: ImageId) -> Result<bool, StoreError> {
+        self.write_lightly(|tx| {
+            let is_same = names(tx, name, image)?;
+            if is_same {
+                let now = self.now();
+                tx.execute("UPDATE name SET updated = ? WHERE name = ?", params![now, name.to_string()])?;
+            }
+            Ok(is_same)
         })
     }
 
@@ -294,4 +322,92 @@ pub(super) fn read_image(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredImag
 pub(super) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, StoreError> {
     serde_json::from_slice(bytes)
         .map_err(|source| StoreError::Document { what: "of an image's config".to_owned(), source })
+}
+
+/// Whether the database says the same of the image already.
+fn is_stored(db: &Connection, image: &StoredImage) -> rusqlite::Result<bool> {
+    db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM image WHERE id = ?1 AND manifest IS coalesce(?2, manifest))",
+        params![image.id, image.manifest],
+        |row| row.get(0),
+    )
+}
+
+/// Whether `name` is that of the image alone.
+fn names(db: &Connection, name: &Reference, image: ImageId) -> rusqlite::Result<bool> {
+    db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM name JOIN image ON image.id = name.image
+                        WHERE name.name = ?1 AND image.id = ?2 AND name.manifest IS image.manifest)
+                AND NOT EXISTS (SELECT 1 FROM member WHERE name = ?1)",
+        params![name.to_string(), image],
+        |row| row.get(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::store::tests::store;
+
+    const CONFIG: &[u8] =
+        br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+
+    #[test]
+    fn an_image_that_is_here_is_put_and_named_again() {
+        let (_folder, store) = store();
+        let name = Reference::parse("app").unwrap();
+        let image = store.put_image(CONFIG, None).unwrap().id;
+        assert_eq!(store.tag(&name, image).unwrap(), None);
+        let stated = |store: &Store| {
+            let found = store.image_named(&name).unwrap().unwrap();
+            let updated: i64 =
+                store.read(|db| db.query_row("SELECT updated FROM name", [], |row| row.get(0))).unwrap();
+            (found.id, found.manifest, updated)
+        };
+        let before = stated(&store);
+        assert_eq!(store.put_image(CONFIG, None).unwrap().id, image);
+        assert_eq!(store.tag(&name, image).unwrap(), None);
+        let again = stated(&store);
+        assert!((again.0, again.1) == (image, None) && again.2 > before.2);
+        // A manifest is new, and one that is there stays where none is given.
+        let manifest = BlobDigest(Digest::of(b"manifest"));
+        store.put_image(CONFIG, Some(manifest)).unwrap();
+        store.put_image(CONFIG, None).unwrap();
+        assert_eq!(stated(&store).1, Some(manifest));
+        store.tag(&name, image).unwrap();
+        let of_name: Option<BlobDigest> =
+            store.read(|db| db.query_row("SELECT manifest FROM name", [], |row| row.get(0))).unwrap();
+        assert_eq!(of_name, Some(manifest));
+    }
+
+    #[test]
+    fn a_name_of_several_becomes_that_of_one() {
+        let (_folder, store) = store();
+        let name = Reference::parse("app").unwrap();
+        let image = store.put_image(CONFIG, None).unwrap().id;
+        store.tag(&name, image).unwrap();
+        let members = || -> i64 {
+            store.read(|db| db.query_row("SELECT count(*) FROM member", [], |row| row.get(0))).unwrap()
+        };
+        let add = "INSERT INTO member (name, image, manifest, place) VALUES (?, ?, '', 0)";
+        store
+            .write(|tx| tx.execute(add, params![name.to_string(), image]).map(drop).map_err(StoreError::from))
+            .unwrap();
+        assert_eq!(members(), 1);
+        store.tag(&name, image).unwrap();
+        assert_eq!(members(), 0);
+    }
+
+    #[test]
+    fn another_image_takes_the_name() {
+        let (_folder, store) = store();
+        let name = Reference::parse("app").unwrap();
+        let first = store.put_image(CONFIG, None).unwrap().id;
+        let other = String::from_utf8_lossy(CONFIG).replace("amd64", "arm64");
+        let second = store.put_image(other.as_bytes(), None).unwrap().id;
+        store.tag(&name, first).unwrap();
+        assert_eq!(store.tag(&name, second).unwrap(), Some(first));
+        assert_eq!(store.image_named(&name).unwrap().unwrap().id, second);
+    }
 }

@@ -17,7 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::blobs::WriteBehind;
 use super::layers::Unpacked;
-use super::lease::{FileLock, Lease};
+use super::lease::Lease;
+use super::lock::NameLock;
 use super::prune::entries;
 use super::{Store, StoreError, compress};
 use crate::digest::{BlobDigest, DiffId, Digest, Hasher};
@@ -49,7 +50,7 @@ pub struct Incoming<'a> {
     shared: Arc<Shared>,
     committed: bool,
     // Last, so that the file is in its place, or gone, when the next one gets the lock.
-    _lock: FileLock,
+    _lock: NameLock,
 }
 
 /// What the writer and the unpacker tell one another.

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::database::Json;
-use super::lease::{FileLock, Lease};
+use super::lease::Lease;
+use super::lock::NameLock;
 use super::views::{Scratch, View};
 use super::{Store, StoreError, compress, layer};
 use crate::digest::{BlobDigest, ContentDigest, DiffId, LayerIdentity};
@@ -71,7 +72,7 @@ enum State {
     Aside {
         scratch: Scratch,
         new: NewLayer,
-        _lock: FileLock,
+        _lock: NameLock,
     },
 }
 

@@ -1,28 +1,12 @@
-//! Locks and leases: what a running process uses, nobody else removes.
+//! Leases: what a running process uses, nobody else removes.
 //!
-//! Both live exactly as long as their process: they hang on flock(2) of CLOEXEC descriptors, which
-//! the kernel drops with the last of them, however the process ended. Recorded leases whose lock
+//! A lease lives exactly as long as its process, by the lock of its name ([`super::lock`]). Recorded leases whose lock
 //! nobody holds are dead and are swept.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-
 use rusqlite::params;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
+use super::lock::{Hold, NameLock};
 use super::{Store, StoreError};
-
-/// An exclusive lock on a file below `locks/`. The file goes with the lock.
-#[derive(Debug)]
-pub struct FileLock {
-    file: File,
-    /// What to remove when it ends, if anything.
-    path: Option<PathBuf>,
-    /// Whether other descriptors go on with it.
-    handed_over: bool,
-}
 
 /// Who may use a cache mount at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,113 +19,12 @@ pub enum MountSharing {
     Private,
 }
 
-impl FileLock {
-    pub(super) fn exclusive(path: &Path) -> Result<Self, StoreError> {
-        loop {
-            if let Some(lock) = Self::take(path, FlockOperation::LockExclusive)? {
-                return Ok(lock);
-            }
-        }
-    }
-
-    pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>, StoreError> {
-        Self::take(path, FlockOperation::NonBlockingLockExclusive)
-    }
-
-    /// The file outlives the lock: one that several may hold cannot be removed by one of them.
-    fn leaving_file(mut self) -> Self {
-        self.path = None;
-        self
-    }
-
-    /// Nothing if somebody else has the lock, or removed its file while we waited.
-    fn take(path: &Path, how: FlockOperation) -> Result<Option<Self>, StoreError> {
-        let fail = || StoreError::io("lock", path);
-        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(fail())?;
-        loop {
-            match rustix::fs::flock(file.as_fd(), how) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(fail()(error.into())),
-            }
-        }
-        // Whoever had it before us has removed the file by now; then ours guards nothing.
-        let ours = rustix::fs::fstat(&file).map_err(|error| fail()(error.into()))?;
-        match rustix::fs::stat(path) {
-            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
-                Ok(Some(Self { file, path: Some(path.to_owned()), handed_over: false }))
-            }
-            Ok(_) | Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(fail()(error.into())),
-        }
-    }
-}
-
-/// For locks that outlive the process which took them.
-impl FileLock {
-    /// Whether somebody has the lock at this moment.
-    pub(super) fn is_held(path: &Path) -> Result<bool, StoreError> {
-        let fail = || StoreError::io("look at the lock", path);
-        let file = match File::options().write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(fail()(error)),
-        };
-        loop {
-            // Shared, so that two who look do not see each other. Closing the file gives it back.
-            match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
-                Ok(()) => return Ok(false),
-                Err(Errno::WOULDBLOCK) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(fail()(error.into())),
-            }
-        }
-    }
-
-    /// Another descriptor of the same lock: it is held until the last of them is closed.
-    ///
-    /// # Errors
-    /// What the kernel gives where there are too many descriptors.
-    pub fn duplicate(&self) -> std::io::Result<OwnedFd> {
-        Ok(self.file.try_clone()?.into())
-    }
-
-    /// Gives the lock up without ending it: it goes on as long as the descriptor and its copies are open, in
-    /// whichever process.
-    ///
-    /// # Errors
-    /// As [`FileLock::duplicate`]; then the lock has ended.
-    pub fn hand_over(mut self) -> std::io::Result<OwnedFd> {
-        let copy = self.duplicate()?;
-        self.handed_over = true;
-        Ok(copy)
-    }
-
-    pub(super) fn adopt(held: OwnedFd, path: PathBuf) -> Self {
-        Self { file: held.into(), path: Some(path), handed_over: false }
-    }
-}
-
-impl Drop for FileLock {
-    fn drop(&mut self) {
-        if self.handed_over {
-            return;
-        }
-        // Removed while held, so no one can hold a lock on a file that is not there.
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
-        let _ = rustix::fs::flock(self.file.as_fd(), FlockOperation::Unlock);
-    }
-}
-
 /// Keeps layers from being removed for as long as it lives.
 #[derive(Debug)]
 pub struct Lease<'a> {
     store: &'a Store,
     id: String,
-    _lock: FileLock,
+    _lock: NameLock,
 }
 
 impl Store {
@@ -154,44 +37,32 @@ impl Store {
         Ok(Lease { store: self, id, _lock: lock })
     }
 
-    /// A lock that nobody had before and nobody will have again, and its name.
-    pub(super) fn new_lock(&self, kind: &str) -> Result<(String, FileLock), StoreError> {
-        let mut number = 0;
-        loop {
-            let id = format!("{kind}-{}-{}-{number}", std::process::id(), self.now());
-            if let Some(lock) = self.try_lock_name(&id)? {
-                return Ok((id, lock));
-            }
-            number += 1;
-        }
-    }
-
     /// Takes the lock of a cache mount, waiting if its sharing says so. Gives the name of the mount
     /// that it is for: with [`MountSharing::Private`] the first that nobody uses.
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn lock_mount(&self, name: &str, sharing: MountSharing) -> Result<(String, FileLock), StoreError> {
-        let (how, only) = match sharing {
-            MountSharing::Shared => (FlockOperation::LockShared, true),
-            MountSharing::Locked => (FlockOperation::LockExclusive, true),
-            MountSharing::Private => (FlockOperation::NonBlockingLockExclusive, false),
-        };
-        let mut candidate = name.to_owned();
-        let mut number = 0;
-        loop {
-            if let Some(lock) = FileLock::take(&self.lock_path(&format!("mount-{candidate}")), how)? {
-                return Ok((candidate, lock.leaving_file()));
-            }
-            if !only {
-                number += 1;
-                candidate = format!("{name}-{number}");
+    pub fn lock_mount(&self, name: &str, sharing: MountSharing) -> Result<(String, NameLock), StoreError> {
+        let lock_of = |name: &str| format!("mount-{name}");
+        match sharing {
+            MountSharing::Shared => Ok((name.to_owned(), self.take_lock(&lock_of(name), Hold::Shared)?)),
+            MountSharing::Locked => Ok((name.to_owned(), self.take_lock(&lock_of(name), Hold::Exclusive)?)),
+            MountSharing::Private => {
+                let mut candidate = name.to_owned();
+                let mut number = 0;
+                loop {
+                    if let Some(lock) = self.try_lock_name(&lock_of(&candidate))? {
+                        return Ok((candidate, lock));
+                    }
+                    number += 1;
+                    candidate = format!("{name}-{number}");
+                }
             }
         }
     }
 
     /// As [`Store::lock_mount`] with [`MountSharing::Locked`], but gives nothing if it is in use.
-    pub(super) fn try_lock_mount(&self, name: &str) -> Result<Option<FileLock>, StoreError> {
+    pub(super) fn try_lock_mount(&self, name: &str) -> Result<Option<NameLock>, StoreError> {
         self.try_lock_name(&format!("mount-{name}"))
     }
 

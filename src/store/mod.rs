@@ -13,7 +13,9 @@
 //!   uploads/            where uploads go on that were not ended: secrets
 //!   events.log          what happened, for `events`
 //!   reserve             room for the database on a full disk
-//!   tmp/  locks/
+//!   points/             what is mounted on where an image has nothing
+//!   tmp/
+//!   lock                where names are locked
 //! ```
 //!
 //! Many processes share one root. SQLite is the arbiter: writes are IMMEDIATE transactions, none
@@ -23,6 +25,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock};
 
 use rusqlite::Connection;
@@ -43,9 +46,11 @@ pub mod layer;
 pub mod layer_blobs;
 pub mod layers;
 pub mod lease;
+pub mod lock;
 mod made;
 pub mod networks;
 pub mod places;
+pub mod points;
 pub mod prune;
 pub mod remotes;
 mod reserve;
@@ -170,6 +175,8 @@ pub struct Store {
     snapshotter: OnceLock<snapshotter::Chosen>,
     /// Layers that are known to hide nothing of those below them as a whole.
     clear: Mutex<std::collections::HashSet<i64>>,
+    /// How many places views have been given for what they need aside.
+    asides: AtomicU64,
 }
 
 impl Store {
@@ -191,7 +198,6 @@ impl Store {
             "mounts",
             "containers",
             "tmp",
-            "locks",
             "contexts",
             incoming::FOLDER,
             served::RECEIVING,
@@ -211,6 +217,7 @@ impl Store {
             snapshotter_options: OnceLock::new(),
             snapshotter: OnceLock::new(),
             clear: Mutex::default(),
+            asides: AtomicU64::default(),
         };
         store.drop_torn_layers()?;
         Ok(store)
@@ -312,30 +319,6 @@ impl Store {
             .prefix(&format!("{}.", self.session_id()?))
             .tempdir_in(&folder)
             .map_err(StoreError::io("create a temporary directory in", &folder))
-    }
-
-    /// Takes the lock of this name, waiting for whoever has it. Held until dropped, and no longer
-    /// than the process lives.
-    ///
-    /// # Errors
-    /// What the file system gives.
-    pub fn lock_name(&self, name: &str) -> Result<lease::FileLock, StoreError> {
-        let lock = lease::FileLock::exclusive(&self.lock_path(name))?;
-        // Whoever had it may have written what is looked up next.
-        drop(self.lock());
-        Ok(lock)
-    }
-
-    /// As [`Store::lock_name`], but gives nothing at once if somebody else has it.
-    ///
-    /// # Errors
-    /// What the file system gives.
-    pub fn try_lock_name(&self, name: &str) -> Result<Option<lease::FileLock>, StoreError> {
-        lease::FileLock::try_exclusive(&self.lock_path(name))
-    }
-
-    fn lock_path(&self, name: &str) -> PathBuf {
-        self.path.join("locks").join(name)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::lease::FileLock;
+use super::lock::NameLock;
 use super::prune::{entries, tree_size};
 use super::{Store, StoreError};
 use crate::digest::{Digest, Hasher};
@@ -40,7 +40,7 @@ impl RemoteKind {
 #[derive(Debug)]
 pub struct RemotePlace {
     path: PathBuf,
-    _lock: FileLock,
+    _lock: NameLock,
 }
 
 impl RemotePlace {

@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 
 use rusqlite::{Transaction, params};
 
-use super::lease::FileLock;
+use super::lock::NameLock;
 use super::{Store, StoreError};
 use crate::digest::{BlobDigest, ImageId};
 
@@ -23,7 +23,7 @@ pub(super) struct Session {
     id: String,
     /// What is in the database already, so that saying it again costs nothing.
     blobs: HashSet<BlobDigest>,
-    _lock: FileLock,
+    _lock: NameLock,
 }
 
 impl Store {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::containers::ContainerId;
 use super::layer::overlay::{self, LayerRef, Upper};
 use super::layer::{self, Extracting, Owner, Packing, PathError, Way, trees};
+use super::points::MountPoints;
 use super::views::Scratch;
 use super::{Store, StoreError};
 use crate::root;
@@ -162,6 +163,7 @@ impl Store {
                 marks: self.marks(),
                 scratch: &place("aside"),
                 volatile: true,
+                bottom: None,
                 api: overlay::Api::Auto,
             };
             let mount = overlay::mount(&layers, Some(upper), &options).map_err(|error| error.to_string())?;
@@ -246,10 +248,12 @@ impl Store {
         layers: &[LayerRef<'_>],
         paths: Option<&(PathBuf, PathBuf)>,
         scratch: &Path,
-        volatile: bool,
+        (volatile, points): (bool, Option<MountPoints>),
     ) -> Result<OwnedFd, StoreError> {
         let marks = self.marks();
-        let options = overlay::Options { marks, scratch, volatile, api: overlay::Api::Auto };
+        let bottom = self.mount_points(snapshotter, points)?;
+        let bottom = bottom.as_deref();
+        let options = overlay::Options { marks, scratch, volatile, bottom, api: overlay::Api::Auto };
         let failed = |error: io::Error| {
             let path = scratch.display().to_string();
             StoreError::Mount(PathError { doing: "mount the layers in", path, source: error })

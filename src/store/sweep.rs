@@ -1,10 +1,9 @@
 //! What a crash left, told exactly from what somebody is about to use.
 //!
-//! Four kinds of things can lie around. Layers and blobs without a row that holds them: they are
+//! Three kinds of things can lie around. Layers and blobs without a row that holds them: they are
 //! judged and taken away inside one IMMEDIATE transaction, while nobody can register one. Temporary
 //! directories: they carry the name of their session, whose lock tells whether it lives. Places of
-//! containers: their rows come first and go first. Lock files: whoever can take the lock may remove
-//! its file.
+//! containers: their rows come first and go first.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -35,8 +34,7 @@ impl Store {
         }
         self.sweep_containers()?;
         self.sweep_volumes()?;
-        self.sweep_uploads(false)?;
-        self.sweep_locks()
+        self.sweep_uploads(false)
     }
 
     /// Takes away the rows of layers that nothing holds; their directories are strays from then on.
@@ -166,15 +164,6 @@ impl Store {
             if !session.starts_with("session-") || self.session_is_over(session)? {
                 self.remove_tree(&path)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Lock files that nobody holds.
-    fn sweep_locks(&self) -> Result<(), StoreError> {
-        for (_, name) in entries(&self.path().join("locks"))? {
-            // Ours is not taken from us by trying: flock knows two descriptors of one process apart.
-            drop(self.try_lock_name(&name)?);
         }
         Ok(())
     }

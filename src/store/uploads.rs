@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::lease::FileLock;
+use super::lock::NameLock;
 use super::prune::entries;
 use super::{Store, StoreError};
 use crate::digest::{BlobDigest, DiffId, Digest};
@@ -26,7 +26,7 @@ const LONGEST: u64 = 16 << 10;
 pub struct PendingUpload<'a> {
     store: &'a Store,
     path: PathBuf,
-    _lock: FileLock,
+    _lock: NameLock,
 }
 
 impl Store {

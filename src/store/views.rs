@@ -1,15 +1,18 @@
 //! Trees: layers mounted over one another, and the directories that steps write into.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::containers::{ContainerId, Stay};
 use super::layer::ground::Ground;
 use super::layer::overlay::LayerRef;
 use super::layer::stack::{self, Plane, Stack};
 use super::layers::Layer;
+use super::points::MountPoints;
 use super::snapshotter::Snapshotter;
 use super::{Store, StoreError};
 
@@ -20,14 +23,30 @@ const UNSYNCED: &str = "work/incompat";
 #[derive(Debug)]
 pub struct View {
     mount: OwnedFd,
-    /// What the mount needed besides the layers. Removed after the mount has gone.
-    folder: tempfile::TempDir,
+    aside: Aside,
+}
+
+/// What a mount needed besides its layers, which must outlive it: mostly nothing. Removed when dropped.
+#[derive(Debug)]
+pub struct Aside {
+    path: PathBuf,
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // What cannot be removed now has its session's name, for a sweep.
+        match std::fs::remove_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => drop(std::fs::remove_dir_all(&self.path)),
+            Ok(()) => {}
+        }
+    }
 }
 
 impl View {
     /// The mount itself, and what must outlive it.
-    pub fn into_parts(self) -> (OwnedFd, tempfile::TempDir) {
-        (self.mount, self.folder)
+    pub fn into_parts(self) -> (OwnedFd, Aside) {
+        (self.mount, self.aside)
     }
 }
 
@@ -134,15 +153,21 @@ impl Store {
     /// # Errors
     /// What mount gives.
     pub fn view(&self, layers: &[Layer]) -> Result<View, StoreError> {
-        self.mount(layers, None)
+        self.mount(layers, None, None)
     }
 
-    /// As [`Store::view`], writable; what is written goes into `scratch`.
+    /// As [`Store::view`], writable; what is written goes into `scratch`. With mount points, those that the layers lack
+    /// are there too.
     ///
     /// # Errors
     /// What mount gives.
-    pub fn writable_view(&self, layers: &[Layer], scratch: &Scratch) -> Result<View, StoreError> {
-        self.mount(layers, Some(scratch))
+    pub fn writable_view(
+        &self,
+        layers: &[Layer],
+        scratch: &Scratch,
+        points: Option<MountPoints>,
+    ) -> Result<View, StoreError> {
+        self.mount(layers, Some(scratch), points)
     }
 
     /// The tree of a container, over its own `fs`: it ends with the handle, of which its monitor keeps a copy.
@@ -156,6 +181,7 @@ impl Store {
         layers: &[Layer],
         id: &ContainerId,
         stay: Stay,
+        points: Option<MountPoints>,
     ) -> Result<OwnedFd, StoreError> {
         let place = self.container_folder(id);
         let (work, aside) = (place.join("work"), place.join("mount"));
@@ -169,7 +195,7 @@ impl Store {
         let snapshotter = self.snapshotter_of(id)?;
         let paths = Some((place.join("fs"), work));
         let view = self
-            .mount_over(snapshotter, layers, paths, &aside, stay == Stay::Passing)
+            .mount_over(snapshotter, layers, paths, &aside, (stay == Stay::Passing, points))
             .map_err(|error| self.explain(snapshotter, error))?;
         self.settle_snapshotter_of(id, snapshotter)?;
         Ok(view)
@@ -190,14 +216,27 @@ impl Store {
         if aside.exists() {
             self.remove_tree(&aside)?;
         }
-        self.mount_over(self.snapshotter()?.snapshotter, layers, None, &aside, false)
+        self.mount_over(self.snapshotter()?.snapshotter, layers, None, &aside, (false, None))
     }
 
-    fn mount(&self, layers: &[Layer], scratch: Option<&Scratch>) -> Result<View, StoreError> {
-        let folder = self.temporary()?;
+    /// A place below `tmp/` that nobody else has, where nothing is yet.
+    fn aside(&self) -> Result<Aside, StoreError> {
+        let number = self.asides.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.aside-{number}", self.session_id()?);
+        Ok(Aside { path: self.path().join("tmp").join(name) })
+    }
+
+    fn mount(
+        &self,
+        layers: &[Layer],
+        scratch: Option<&Scratch>,
+        points: Option<MountPoints>,
+    ) -> Result<View, StoreError> {
+        let aside = self.aside()?;
         let paths = scratch.map(|scratch| (scratch.upper(), scratch.work()));
-        let mount = self.mount_over(self.snapshotter()?.snapshotter, layers, paths, folder.path(), true)?;
-        Ok(View { mount, folder })
+        let snapshotter = self.snapshotter()?.snapshotter;
+        let mount = self.mount_over(snapshotter, layers, paths, &aside.path, (true, points))?;
+        Ok(View { mount, aside })
     }
 
     fn mount_over(
@@ -206,7 +245,7 @@ impl Store {
         layers: &[Layer],
         paths: Option<(PathBuf, PathBuf)>,
         scratch: &Path,
-        volatile: bool,
+        how: (bool, Option<MountPoints>),
     ) -> Result<OwnedFd, StoreError> {
         let folders: Vec<(PathBuf, &Layer)> = layers
             .iter()
@@ -215,6 +254,6 @@ impl Store {
             .collect();
         let below: Vec<LayerRef<'_>> =
             folders.iter().map(|(fs, layer)| LayerRef { fs, implied: layer.implied() }).collect();
-        self.mount_tree(snapshotter, &below, paths.as_ref(), scratch, volatile)
+        self.mount_tree(snapshotter, &below, paths.as_ref(), scratch, how)
     }
 }

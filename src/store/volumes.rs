@@ -20,7 +20,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::containers::ContainerId;
 use super::database::Json;
-use super::lease::FileLock;
+use super::lock::NameLock;
 use super::{Store, StoreError};
 use crate::event::Kind;
 
@@ -419,7 +419,7 @@ impl Store {
     ///
     /// # Errors
     /// What the file system gives.
-    pub fn lock_volume(&self, name: &str) -> Result<FileLock, StoreError> {
+    pub fn lock_volume(&self, name: &str) -> Result<NameLock, StoreError> {
         self.lock_name(&format!("volume-{name}"))
     }
 

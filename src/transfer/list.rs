@@ -23,7 +23,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Fetched;
 use crate::store::Store;
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
 
 use super::graph::walk;
 use super::origin::Origin;
@@ -74,7 +74,7 @@ impl List {
     ///
     /// # Errors
     /// What the file system gives.
-    pub async fn lock(store: &Store, name: &Reference) -> Result<FileLock, TransferError> {
+    pub async fn lock(store: &Store, name: &Reference) -> Result<NameLock, TransferError> {
         let lock = format!("list-{}", key(name));
         loop {
             match store.try_lock_name(&lock)? {

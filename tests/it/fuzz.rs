@@ -153,6 +153,7 @@ fn lint_rules_and_outlines() {
         let input = lint::Input {
             dockerfile: &source,
             parsed: None,
+            planned: None,
             ignore: Some(&source),
             options: &options,
             images: &BTreeMap::new(),

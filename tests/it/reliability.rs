@@ -298,7 +298,7 @@ fn damage_is_repaired_or_named() {
     assert!(text.contains("not what they were"), "{text}");
     after(&rig, "changed file", &context);
 
-    let folders = ["locks", "tmp", "contexts", "containers", "mounts"];
+    let folders = ["tmp", "contexts", "containers", "mounts"];
     for folder in folders {
         fs::remove_dir_all(rig.root.join(folder)).unwrap();
     }

@@ -232,7 +232,7 @@ impl Person {
         drop(agent);
         self.ok(&["prune", "--force", "--all", "--volumes"]);
         let store = self.path("home").join(".local/share/stave");
-        for folder in ["layers", "blobs/sha256", "containers", "mounts", "tmp", "locks"] {
+        for folder in ["layers", "blobs/sha256", "containers", "mounts", "tmp"] {
             let left = fs::read_dir(store.join(folder)).unwrap().count();
             assert_eq!(left, 0, "{folder}");
         }

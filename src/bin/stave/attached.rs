@@ -10,6 +10,7 @@ use stave::engine::container::Config;
 use stave::runtime::monitor::{Client, Ended, Event, Reply, Request, Streams};
 use stave::store::Store;
 use stave::store::containers::ContainerId;
+use stave::store::lock::NameLock;
 
 use crate::ambient;
 use crate::failure::Failure;
@@ -222,7 +223,7 @@ pub fn conclude(
         Outcome::Gone => 128 + libc::SIGKILL,
     };
     if let Some((lock, mut monitor)) = started.filter(|_| container::needs_after(config)) {
-        container::after_attached(store, id, store.adopt_container_lock(id, lock), &ambient::machine())
+        container::after_attached(store, id, NameLock::adopt(lock), &ambient::machine())
             .map_err(|error| Failure::from_error(&error))?;
         // If it is gone already, it did not wait for us, and nothing waits for it.
         let _ = monitor.send(&Request::Cleaned);

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 
 use super::records::{Action, Records, RecordsError};
 use super::{CacheReader, PlaceError};
-use crate::cache::{Inputs, Record};
+use crate::cache::{Reads, Record};
 use crate::diagnostic::chain;
 use crate::digest::{ActionKey, ContentDigest, DiffId, TreeIdentity};
 use crate::image::Descriptor;
@@ -21,7 +21,8 @@ use crate::progress::{Progress, Step, Stream};
 #[derive(Debug)]
 pub struct Exchange {
     sources: Vec<Asked>,
-    used: Mutex<Records>,
+    /// None if nobody will be told.
+    used: Option<Mutex<Records>>,
 }
 
 /// A cache and what it answered.
@@ -49,11 +50,11 @@ enum ImportError {
 
 impl Exchange {
     /// An exchange with these caches, none of which was asked yet. Of two that know the same, the first
-    /// counts.
-    pub fn new(sources: &[Arc<dyn CacheReader>]) -> Self {
+    /// counts. What the build uses is noted if it `is_told` to others.
+    pub fn new(sources: &[Arc<dyn CacheReader>], is_told: bool) -> Self {
         let asked =
             |cache: &Arc<dyn CacheReader>| Asked { cache: Arc::clone(cache), answer: OnceLock::new() };
-        Self { sources: sources.iter().map(asked).collect(), used: Mutex::default() }
+        Self { sources: sources.iter().map(asked).collect(), used: is_told.then(Mutex::default) }
     }
 
     /// Asks all of the caches at once. One that is not there or makes no sense is told of, and no more:
@@ -111,27 +112,33 @@ impl Exchange {
         self.answers().find_map(|(_, records)| records.contents.get(&wanted).copied())
     }
 
-    fn noted(&self) -> MutexGuard<'_, Records> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn noted(&self) -> Option<MutexGuard<'_, Records>> {
+        Some(self.used.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets what was used: the build starts over, and uses it again.
     pub(in crate::cache) fn start_over(&self) {
-        *self.noted() = Records::default();
+        if let Some(mut noted) = self.noted() {
+            *noted = Records::default();
+        }
     }
 
-    pub(in crate::cache) fn use_action(&self, key: ActionKey, step: &str, inputs: &Inputs, record: &Record) {
-        let action = Action { step: step.to_owned(), inputs: inputs.clone(), record: record.clone() };
-        self.noted().actions.insert(key, action);
+    pub(in crate::cache) fn use_action(&self, key: ActionKey, step: &str, reads: &Reads, record: &Record) {
+        if let Some(mut noted) = self.noted() {
+            let action = Action { step: step.to_owned(), inputs: reads.named(), record: record.clone() };
+            noted.actions.insert(key, action);
+        }
     }
 
     pub(in crate::cache) fn use_content(&self, tree: TreeIdentity, selector: &str, digest: ContentDigest) {
-        self.noted().contents.insert((tree, selector.to_owned()), digest);
+        if let Some(mut noted) = self.noted() {
+            noted.contents.insert((tree, selector.to_owned()), digest);
+        }
     }
 
     /// The records of all steps of the build, run or not, without any blobs.
     pub fn used(&self) -> Records {
-        self.noted().clone()
+        self.noted().map(|noted| noted.clone()).unwrap_or_default()
     }
 }
 

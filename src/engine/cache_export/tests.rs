@@ -81,7 +81,7 @@ fn export(panics: bool, times: usize) -> Option<Vec<bool>> {
         let writer: Arc<dyn CacheWriter> = Arc::new(Refusing { panics });
         let target = CacheExport { writer, mode: Mode::Min, format: LayerFormat::default(), required: true };
         let ended = (0..times).map(|_| {
-            let (exchange, targets) = (Exchange::new(&[]), [target.clone()]);
+            let (exchange, targets) = (Exchange::new(&[], true), [target.clone()]);
             let exports = Exports::new(&engine, &exchange, &targets);
             let finish = || {
                 std::thread::scope(|scope| {

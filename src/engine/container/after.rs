@@ -6,7 +6,7 @@ use crate::engine::network::NetworkError;
 use crate::runtime::monitor::{Joined, Published, Status};
 use crate::runtime::network::Machine;
 use crate::store::containers::{ContainerId, Named, Stay, StoredContainer};
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
 use crate::store::{Store, StoreError};
 
 /// Whether there is anything to be done after a container's end besides starting it again.
@@ -26,7 +26,7 @@ pub(super) fn is_in_firewall(networks: &[Joined], ports: &[Published]) -> bool {
 pub fn after(
     store: &Store,
     id: &ContainerId,
-    lock: FileLock,
+    lock: NameLock,
     machine: &Machine,
     restart: Option<StartRequest>,
 ) -> Result<(), StartError> {
@@ -45,7 +45,7 @@ pub fn after(
 pub fn after_attached(
     store: &Store,
     id: &ContainerId,
-    lock: FileLock,
+    lock: NameLock,
     machine: &Machine,
 ) -> Result<(), StartError> {
     let Named::One(container) = store.container(id.as_str())? else { return Ok(()) };
@@ -55,14 +55,18 @@ pub fn after_attached(
 fn finish(
     store: &Store,
     container: &StoredContainer,
-    lock: &FileLock,
+    lock: &NameLock,
     machine: &Machine,
-    remove: fn(&Store, &ContainerId, Stay, &FileLock) -> Result<(), StoreError>,
+    remove: fn(&Store, &ContainerId, Stay, &NameLock) -> Result<(), StoreError>,
 ) -> Result<(), StartError> {
     let id = &container.id;
-    let ended = settle(store, id, lock)?;
     let config = config(container)?;
+    // Of one that goes it need not be put right.
+    let ended = if config.life.remove { read_state(store, id)? } else { settle(store, id, lock)? };
     if config.life.remove {
+        if ended.status.is_live() {
+            super::forget_group(&config, id);
+        }
         remove(store, id, super::create::stay(&config), lock)?;
         store.remove_unused_volumes(&mounts::anonymous_volumes(&config))?;
     }

@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::containers::{ContainerId, Stay, StoredContainer, Uses};
 use crate::store::images::StoredImage;
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
 
 /// What a container shall be.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Created {
     /// What it was told to be, completed by what its image says.
     pub config: Config,
     /// Its own. For as long as it is held nobody removes the container as one that does not run.
-    pub lock: FileLock,
+    pub lock: NameLock,
 }
 
 /// Why a container was not created.

@@ -19,7 +19,8 @@ use crate::store::containers::StoredContainer;
 use crate::store::images::StoredImage;
 use crate::store::layer::{self, PathError};
 use crate::store::layers::Layer;
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
+use crate::store::points::MountPoints;
 use crate::store::views::Scratch;
 use crate::store::{Lease, Store, StoreError};
 
@@ -65,7 +66,7 @@ pub struct ContainerFiles<'a> {
     root: Root,
     _lease: Option<Lease<'a>>,
     /// Nobody starts it meanwhile.
-    _lock: Option<FileLock>,
+    _lock: Option<NameLock>,
 }
 
 #[derive(Debug)]
@@ -98,7 +99,7 @@ pub fn open<'a>(
         let lease = store.lease()?;
         let layers = layers(store, container, &lease)?;
         let config = config(container)?;
-        let view = store.container_view(&layers, id, super::create::stay(&config))?;
+        let view = store.container_view(&layers, id, super::create::stay(&config), None)?;
         let opened = match which {
             Which::Seen => {
                 mounts::fill(store, id, &config, view.as_fd())?;
@@ -138,7 +139,7 @@ pub fn open<'a>(
 }
 
 /// The lock of a container that does not run, once others who look at its files are done; nothing if it runs.
-fn lock_unless_running(store: &Store, container: &StoredContainer) -> Result<Option<FileLock>, FilesError> {
+fn lock_unless_running(store: &Store, container: &StoredContainer) -> Result<Option<NameLock>, FilesError> {
     let begun = Instant::now();
     loop {
         if let Some(lock) = store.try_lock_container(&container.id)? {
@@ -217,7 +218,7 @@ pub fn mount_points(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
 ) -> Result<BTreeSet<Vec<u8>>, PathError> {
-    const USUAL: [&str; 6] = ["/proc", "/dev", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
-    let targets = USUAL.into_iter().chain(config.mounts.iter().map(|mount| mount.target.as_str()));
+    let usual = ["/proc", "/dev", "/sys"].into_iter().chain(MountPoints::Container.files().iter().copied());
+    let targets = usual.chain(config.mounts.iter().map(|mount| mount.target.as_str()));
     layer::mount_points(upper, lower, targets.map(str::as_bytes))
 }

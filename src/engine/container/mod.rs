@@ -45,7 +45,7 @@ use crate::root;
 use crate::runtime::Group;
 use crate::runtime::monitor::{self, State, Status};
 use crate::store::containers::{ContainerId, Named, StoredContainer};
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
 use crate::store::{Store, StoreError};
 
 /// The exit code of what was killed.
@@ -103,7 +103,7 @@ pub fn state(store: &Store, id: &ContainerId) -> Result<State, StoreError> {
 ///
 /// # Errors
 /// What the file system gives.
-pub fn settle(store: &Store, id: &ContainerId, _held: &FileLock) -> Result<State, StoreError> {
+pub fn settle(store: &Store, id: &ContainerId, _held: &NameLock) -> Result<State, StoreError> {
     let mut state = read_state(store, id)?;
     if state.status.is_live() {
         give_up(&mut state);

@@ -26,7 +26,8 @@ use crate::runtime::users::{self, UserError};
 use crate::runtime::{CgroupSpec, Files, Io, Launcher, Live, ProcessSpec, Sandbox, SpawnError};
 use crate::store::containers::{ContainerId, Named, Stay, StoredContainer};
 use crate::store::images::StoredImage;
-use crate::store::lease::FileLock;
+use crate::store::lock::NameLock;
+use crate::store::points::MountPoints;
 use crate::store::{Store, StoreError};
 
 /// How long somebody else may be busy with a container that is to be started.
@@ -122,7 +123,7 @@ impl StartError {
 pub fn start(
     store: &Store,
     id: &ContainerId,
-    lock: Option<FileLock>,
+    lock: Option<NameLock>,
     request: StartRequest,
 ) -> Result<Started, StartError> {
     let lock = match lock {
@@ -163,7 +164,7 @@ pub fn start(
 }
 
 /// Waits for those who only look, or remove and change; one that runs is an error at once.
-fn lock_when_free(store: &Store, id: &ContainerId) -> Result<FileLock, StartError> {
+fn lock_when_free(store: &Store, id: &ContainerId) -> Result<NameLock, StartError> {
     let begun = Instant::now();
     loop {
         if let Some(lock) = store.try_lock_container(id)? {
@@ -197,7 +198,8 @@ fn launch(
     let Ok(layers) = store.held_layers(&identities)? else {
         return Err(StartError::MissingLayers(Box::new(image)));
     };
-    let rootfs = store.container_view(&layers, id, super::create::stay(&config))?;
+    let points = mounts::allow_points(&config).then_some(MountPoints::Container);
+    let rootfs = store.container_view(&layers, id, super::create::stay(&config), points)?;
     mounts::fill(store, id, &config, rootfs.as_fd())?;
     let mounts = mounts::for_sandbox(store, id, &config, rootfs.as_fd())?;
     let process = process(&config, &rootfs)?;

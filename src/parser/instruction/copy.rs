@@ -193,7 +193,7 @@ impl Transfer {
             parents: manner.parents,
             unpack: manner.unpack,
         };
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(self.sources.len() + self.inline.len());
         let (mut fetched, mut reads_tree) = (Vec::new(), false);
         for word in &self.sources {
             let source = stage.expand(at, word)?;

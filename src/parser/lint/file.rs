@@ -3,7 +3,10 @@
 //! Comments stand between the logical lines, so they are read from the text there: what is written
 //! above an instruction describes it, or changes which rules count for it.
 
-use crate::diagnostic::{SourceText, Span};
+use std::sync::Arc;
+
+use crate::diagnostic::{Diagnostic, SourceText, Span};
+use crate::parser::ast::Dockerfile;
 use crate::parser::lines::{self, LogicalLine};
 use crate::parser::syntax;
 
@@ -50,7 +53,8 @@ impl Comment {
 /// An instruction's line.
 #[derive(Debug)]
 pub(crate) struct Line {
-    logical: LogicalLine,
+    /// Which of the file's lines it is.
+    number: usize,
     /// The name as it is written.
     pub keyword: String,
     pub location: Location,
@@ -68,17 +72,6 @@ impl Line {
         self.keyword.eq_ignore_ascii_case(keyword)
     }
 
-    /// The words of the arguments, with their places. Blanks separate them, quotes mean nothing.
-    pub fn words(&self) -> Vec<(String, Span)> {
-        let Some(command) = syntax::command(&self.logical.text) else { return Vec::new() };
-        let start = command.arguments.start;
-        let place = |piece: syntax::Piece| {
-            let start = start + piece.start;
-            (piece.text.to_owned(), self.logical.place(start, start + piece.text.len()))
-        };
-        syntax::list(command.arguments.text).into_iter().map(place).collect()
-    }
-
     /// The place of the instruction's name.
     pub fn keyword_span(&self) -> Span {
         Span::new(self.location.span.start, self.location.span.start + self.keyword.len())
@@ -89,6 +82,7 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct File {
     pub source: SourceText,
+    logical: Arc<Vec<LogicalLine>>,
     pub lines: Vec<Line>,
     /// The places of empty lines within instructions.
     pub gaps: Vec<Span>,
@@ -102,23 +96,38 @@ impl File {
     /// parsing tells.
     pub fn read(source: &SourceText) -> Option<Self> {
         let read = lines::read(source).ok()?;
+        Some(Self::of(source, Arc::new(read.lines), &read.directives, &read.warnings))
+    }
+
+    /// The lines of a file that was parsed.
+    pub fn of_parsed(dockerfile: &Dockerfile) -> Self {
+        let lines = Arc::clone(&dockerfile.lines);
+        Self::of(&dockerfile.source, lines, &dockerfile.directives, &dockerfile.warnings)
+    }
+
+    fn of(
+        source: &SourceText,
+        logical: Arc<Vec<LogicalLine>>,
+        directives: &lines::Directives,
+        warnings: &[Diagnostic],
+    ) -> Self {
         let text = source.text();
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let mut file = Self {
             source: source.clone(),
-            lines: Vec::with_capacity(read.lines.len()),
-            gaps: read.warnings.iter().filter_map(|warning| Some(warning.labels.first()?.0)).collect(),
-            check: read.directives.check.clone(),
+            logical: Arc::clone(&logical),
+            lines: Vec::with_capacity(logical.len()),
+            gaps: warnings.iter().filter_map(|warning| Some(warning.labels.first()?.0)).collect(),
+            check: directives.check.clone(),
             starts,
         };
-        let directives = &read.directives;
         let directives: Vec<Span> = [&directives.syntax, &directives.escape, &directives.check]
             .into_iter()
             .flatten()
             .map(|directive| directive.span)
             .collect();
         let mut before = 0;
-        for logical in read.lines {
+        for (number, logical) in logical.iter().enumerate() {
             let (comments, commented) =
                 comments(&text[before..logical.span.start.max(before)], before, &directives);
             let end = logical.heredocs.last().map_or(logical.span.end, |heredoc| heredoc.span.end);
@@ -131,9 +140,21 @@ impl File {
                 Location { span: logical.span, first: file.line(logical.span.start), last: file.line(end) };
             let keyword = logical.text.split_whitespace().next().unwrap_or_default().to_owned();
             let config = config(&comments);
-            file.lines.push(Line { logical, keyword, location, comments, commented, config });
+            file.lines.push(Line { number, keyword, location, comments, commented, config });
         }
-        Some(file)
+        file
+    }
+
+    /// The words of a line's arguments, with their places. Blanks separate them, quotes mean nothing.
+    pub fn words(&self, line: &Line) -> Vec<(String, Span)> {
+        let logical = &self.logical[line.number];
+        let Some(command) = syntax::command(&logical.text) else { return Vec::new() };
+        let start = command.arguments.start;
+        let place = |piece: syntax::Piece| {
+            let start = start + piece.start;
+            (piece.text.to_owned(), logical.place(start, start + piece.text.len()))
+        };
+        syntax::list(command.arguments.text).into_iter().map(place).collect()
     }
 
     /// The line, from 1, of a byte. Rules ask this often, and files are long: it is a search.
@@ -225,7 +246,7 @@ mod tests {
     #[test]
     fn words_keep_their_places() {
         let file = file("FROM --platform=x a \\\n AS \\\n  b\n");
-        let words = file.lines[0].words();
+        let words = file.words(&file.lines[0]);
         let text = file.source.text();
         let shown: Vec<&str> = words.iter().map(|(_, span)| &text[span.start..span.end]).collect();
         assert_eq!(shown, ["a", "AS", "b"]);

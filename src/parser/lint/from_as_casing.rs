@@ -11,7 +11,7 @@ pub(super) const RULE: Definition = Definition {
 
 fn check(file: &File, found: &mut Findings) {
     for line in file.lines.iter().filter(|line| line.is("FROM")) {
-        let words = line.words();
+        let words = file.words(line);
         let [_, (word, span), ..] = &words[..] else { continue };
         let from = line.keyword.as_str();
         // FROM in mixed case is another rule's business.

@@ -206,6 +206,8 @@ pub struct Input<'a> {
     pub dockerfile: &'a SourceText,
     /// The same, parsed, for who has it.
     pub parsed: Option<&'a Dockerfile>,
+    /// Its stages as a build has them, with what images bring into them, for who knows all of these.
+    pub planned: Option<&'a plan::Plan<'a>>,
     /// The `.dockerignore` that applies.
     pub ignore: Option<&'a SourceText>,
     pub options: &'a BuildOptions,
@@ -336,7 +338,11 @@ pub fn check(input: &Input) -> Report {
             read.as_ref()
         }
     };
-    let Some(file) = File::read(input.dockerfile) else {
+    let file = match parsed {
+        Ok(dockerfile) => Some(File::of_parsed(dockerfile)),
+        Err(_) => File::read(input.dockerfile),
+    };
+    let Some(file) = file else {
         report.errors = parsed.err().cloned().unwrap_or_default();
         return report;
     };
@@ -357,9 +363,13 @@ pub fn check(input: &Input) -> Report {
     let plan;
     match parsed {
         Err(errors) => report.errors.clone_from(errors),
-        Ok(dockerfile) => match plan::plan(dockerfile, input.options) {
-            Err(errors) => report.errors = errors,
-            Ok(mut planned) => {
+        Ok(dockerfile) => match input.planned.ok_or_else(|| plan::plan(dockerfile, input.options)) {
+            Ok(plan) => {
+                let wanted = plan.reachable();
+                stages = stages::stages(plan, dockerfile, &file, input, &wanted, ignored.as_ref());
+            }
+            Err(Err(errors)) => report.errors = errors,
+            Err(Ok(mut planned)) => {
                 let all = input.scope == Scope::Check && input.options.target.is_none();
                 let mut wanted = vec![true; planned.stages.len()];
                 loop {

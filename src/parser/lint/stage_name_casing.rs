@@ -11,7 +11,7 @@ pub(super) const RULE: Definition = Definition {
 
 fn check(file: &File, found: &mut Findings) {
     for line in file.lines.iter().filter(|line| line.is("FROM")) {
-        if let [_, _, (name, span)] = &line.words()[..]
+        if let [_, _, (name, span)] = &file.words(line)[..]
             && name.to_lowercase() != *name
         {
             found.add_hinted(

@@ -94,7 +94,7 @@ pub(super) struct Expanded<'a> {
     pub role: Role,
     pub word: &'a Word,
     pub text: String,
-    /// The text split at blanks.
+    /// The text split at blanks, of ports.
     pub words: Vec<String>,
     pub unset: Vec<Unset>,
 }
@@ -287,6 +287,7 @@ fn expand<'a>(step: &mut Step<'a>, state: &mut State, plan: &Plan, input: &Input
     for (role, word) in words(&instruction.kind) {
         let style = match role {
             Role::Document => Style { plain_quotes: true, ..Style::new('\\') },
+            Role::Port => Style::splitting(instruction.escape),
             _ => Style::new(instruction.escape),
         };
         if budget.bytes == 0 {

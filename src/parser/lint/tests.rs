@@ -12,6 +12,7 @@ fn check_with(text: &str, options: &BuildOptions, ignore: Option<&str>, extra: &
         let report = check(&Input {
             dockerfile: &source,
             parsed: None,
+            planned: None,
             ignore: ignore.as_ref(),
             options,
             images: &images,
@@ -27,6 +28,7 @@ fn check_with(text: &str, options: &BuildOptions, ignore: Option<&str>, extra: &
                 return check(&Input {
                     dockerfile: &source,
                     parsed: None,
+                    planned: None,
                     ignore: ignore.as_ref(),
                     options,
                     images: &images,
@@ -171,6 +173,7 @@ fn a_build_runs_the_rules_of_buildkit_on_what_it_needs() {
         let input = Input {
             dockerfile: &source,
             parsed: None,
+            planned: None,
             ignore: None,
             options: &options,
             images: &images,

@@ -60,7 +60,7 @@ fn expansion() {
 
 #[test]
 fn splitting() {
-    let words = |word: &str| expand(word, Style::new('\\'), &Some3).unwrap().words;
+    let words = |word: &str| expand(word, Style::splitting('\\'), &Some3).unwrap().words;
     assert_eq!(words("  x $L \"$L\" y"), ["x", "a", "b", "a b", "y"]);
     assert_eq!(words(r"a\ b $N"), ["a b"]);
     assert_eq!(words("cat << EOT"), ["cat", "<<EOT"]);

@@ -21,6 +21,7 @@ use super::limits::{self, Setting};
 use super::tree::new_mount;
 use crate::root;
 use crate::runtime::plan::Cgroup;
+use crate::runtime::spec::Resources;
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::runtime::wire::{During, Failure};
 
@@ -61,6 +62,41 @@ pub(super) struct Group {
     pub unmet: Vec<String>,
 }
 
+/// A group that was made before anybody said what it shall be: the directories alone. If nobody does, it goes.
+pub(super) struct Begun(Option<Group>);
+
+impl Begun {
+    /// Begins the group of a sandbox below the usual parent.
+    pub(super) fn new(id: String) -> Result<Self, Failure> {
+        let plan = Cgroup {
+            id,
+            parent: Vec::new(),
+            resources: Resources::default(),
+            limit_devices: false,
+            accounted: true,
+            devices: Vec::new(),
+            has_rules: false,
+        };
+        Group::create(&plan).map(|group| Self(Some(group)))
+    }
+
+    /// Makes it what the plan says, if it is that plan's.
+    pub(super) fn become_group(mut self, plan: &Cgroup) -> Result<Group, Failure> {
+        match self.0.take_if(|begun| begun.id == plan.id && plan.parent.is_empty()) {
+            Some(begun) => begun.fit(plan),
+            None => Group::create(plan),
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(group) = &self.0 {
+            group.remove();
+        }
+    }
+}
+
 /// A handle for one who cannot see the hierarchies any more.
 pub(in crate::runtime) struct Freezer {
     group: OwnedFd,
@@ -84,35 +120,40 @@ impl Group {
     /// Makes the group; without directories where no hierarchy can be written, which is how it is
     /// for an ordinary user.
     pub(super) fn create(plan: &Cgroup) -> Result<Self, Failure> {
-        let mut group = Self {
+        let group = Self {
             id: plan.id.clone(),
             unified: false,
             borrowed_parent: !plan.parent.is_empty(),
             directories: Vec::new(),
             unmet: Vec::new(),
         };
+        group.fit(plan)
+    }
+
+    /// Makes what the plan has beyond what is made already. If that fails, all is gone.
+    fn fit(mut self, plan: &Cgroup) -> Result<Self, Failure> {
         let made = match root::open_ambient_dir("/sys/fs/cgroup") {
             Ok(base) if has_magic(&base, CGROUP_V2_MAGIC) => {
-                group.unified = true;
-                group.create_v2(plan, given(base))
+                self.unified = true;
+                self.create_v2(plan, given(base))
             }
-            Ok(base) => group.create_v1(plan, &base),
+            Ok(base) => self.create_v1(plan, &base),
             Err(_) => {
-                group.miss(&limits::v1(&plan.resources));
+                self.miss(&limits::v1(&plan.resources));
                 Ok(())
             }
         };
         if let Err(failure) = made {
-            group.remove();
+            self.remove();
             return Err(failure);
         }
-        if !plan.parent.is_empty() && group.directories.is_empty() {
-            group.unmet.push("cgroup-parent".to_owned());
+        if !plan.parent.is_empty() && self.directories.is_empty() {
+            self.unmet.push("cgroup-parent".to_owned());
         }
-        if plan.has_rules && group.directories.is_empty() {
-            group.unmet.push("device-cgroup-rule".to_owned());
+        if plan.has_rules && self.directories.is_empty() {
+            self.unmet.push("device-cgroup-rule".to_owned());
         }
-        Ok(group)
+        Ok(self)
     }
 
     /// Whether there is no hierarchy that could be written.
@@ -130,38 +171,38 @@ impl Group {
 
     fn create_v2(&mut self, plan: &Cgroup, base: OwnedFd) -> Result<(), Failure> {
         let settings = limits::v2(&plan.resources);
+        if self.directories.is_empty() {
+            let Some(directory) = self.directory_v2(plan, base)? else {
+                self.miss(&settings);
+                return Ok(());
+            };
+            self.directories.push(directory);
+        }
+        if plan.limit_devices {
+            limit_devices_v2(&self.directories[0].group, &plan.devices)
+                .during(|| "limiting devices by cgroup".to_owned())?;
+        }
+        self.set(0, &settings)
+    }
+
+    fn directory_v2(&self, plan: &Cgroup, base: OwnedFd) -> Result<Option<Directory>, Failure> {
         let mut above = base;
-        for name in &plan.parent {
+        for name in plan.parent.iter().map(String::as_str).chain([PARENT]) {
             share_controllers(&above);
-            match writable_dir(&above, name)? {
-                Some(next) => above = next,
-                None => {
-                    self.miss(&settings);
-                    return Ok(());
-                }
+            let Some(next) = writable_dir(&above, name)? else { return Ok(None) };
+            if name == PARENT {
+                self.sweep_borrowed(&above);
             }
+            above = next;
         }
         share_controllers(&above);
-        let Some(parent) = writable_dir(&above, PARENT)? else {
-            self.miss(&settings);
-            return Ok(());
-        };
-        self.sweep_borrowed(&above);
-        share_controllers(&parent);
-        let Some(group) = locked_dir(&parent, &self.id)? else {
-            self.miss(&settings);
-            return Ok(());
-        };
-        if plan.limit_devices {
-            limit_devices_v2(&group, &plan.devices).during(|| "limiting devices by cgroup".to_owned())?;
-        }
-        self.directories.push(Directory { controller: "", parent, group });
-        self.set(0, &settings)
+        let group = locked_dir(&above, &self.id)?;
+        Ok(group.map(|group| Directory { controller: "", parent: above, group }))
     }
 
     fn create_v1(&mut self, plan: &Cgroup, base: &OwnedFd) -> Result<(), Failure> {
         let settings = limits::v1(&plan.resources);
-        'controllers: for controller in CONTROLLERS_V1 {
+        for controller in CONTROLLERS_V1 {
             let wanted: Vec<&Setting> =
                 settings.iter().filter(|setting| setting.controller == controller).collect();
             // Few machines give every group all processors, so that one is joined on demand only.
@@ -173,33 +214,18 @@ impl Group {
             if on_demand && wanted.is_empty() {
                 continue;
             }
-            // Where several controllers share a hierarchy their names are links to it.
-            let hierarchy = root::open_dir(base, controller).ok();
-            let Some(mut above) = hierarchy.filter(|hierarchy| has_magic(hierarchy, CGROUP_V1_MAGIC)) else {
-                self.miss(wanted);
-                continue;
+            let there = self.directories.iter().position(|directory| directory.controller == controller);
+            let at = match there {
+                Some(at) => at,
+                None => {
+                    let Some(directory) = self.directory_v1(plan, base, controller)? else {
+                        self.miss(wanted);
+                        continue;
+                    };
+                    self.directories.push(directory);
+                    self.directories.len() - 1
+                }
             };
-            let mut grandparent = None;
-            for name in plan.parent.iter().map(String::as_str).chain([PARENT, &plan.id]) {
-                let last = name == plan.id;
-                let made = if last { locked_dir(&above, name)? } else { writable_dir(&above, name)? };
-                let Some(made) = made else {
-                    self.miss(wanted);
-                    continue 'controllers;
-                };
-                if controller == "cpuset" {
-                    inherit_cpuset(&above, &made).during(|| "making a cpuset".to_owned())?;
-                }
-                if !last {
-                    grandparent = Some(std::mem::replace(&mut above, made));
-                    continue;
-                }
-                let grandparent = grandparent.take().expect("the walk came through the common parent");
-                self.sweep_borrowed(&grandparent);
-                let parent = above.try_clone().during(|| "making a cgroup".to_owned())?;
-                self.directories.push(Directory { controller, parent, group: made });
-            }
-            let at = self.directories.len() - 1;
             if controller == "devices" && plan.limit_devices {
                 limit_devices(&self.directories[at].group, &plan.devices)
                     .during(|| "limiting devices by cgroup".to_owned())?;
@@ -207,6 +233,34 @@ impl Group {
             self.set(at, wanted)?;
         }
         Ok(())
+    }
+
+    fn directory_v1(
+        &self,
+        plan: &Cgroup,
+        base: &OwnedFd,
+        controller: &'static str,
+    ) -> Result<Option<Directory>, Failure> {
+        let cpuset = |above: &OwnedFd, made: &OwnedFd| match controller {
+            "cpuset" => inherit_cpuset(above, made).during(|| "making a cpuset".to_owned()),
+            _ => Ok(()),
+        };
+        // Where several controllers share a hierarchy their names are links to it.
+        let hierarchy = root::open_dir(base, controller).ok();
+        let Some(mut above) = hierarchy.filter(|hierarchy| has_magic(hierarchy, CGROUP_V1_MAGIC)) else {
+            return Ok(None);
+        };
+        for name in plan.parent.iter().map(String::as_str).chain([PARENT]) {
+            let Some(next) = writable_dir(&above, name)? else { return Ok(None) };
+            cpuset(&above, &next)?;
+            if name == PARENT {
+                self.sweep_borrowed(&above);
+            }
+            above = next;
+        }
+        let Some(group) = locked_dir(&above, &plan.id)? else { return Ok(None) };
+        cpuset(&above, &group)?;
+        Ok(Some(Directory { controller, parent: above, group }))
     }
 
     /// Writes the settings of a directory. A file that is not there is a limit that this kernel

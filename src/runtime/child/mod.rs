@@ -35,7 +35,7 @@ use super::plan::{Order, Plan, Stdio, Whose};
 use super::seccomp;
 use super::sys::{self, Forked};
 use super::wire::{self, During, Failure, FailureKind, Message, Parcel, take};
-use cgroup::Group;
+use cgroup::{Begun, Group};
 pub(super) use cgroup::{
     DEVICES, Freezer, sweep as sweep_cgroups, sweep_all_foreign as sweep_foreign_cgroups,
 };
@@ -44,7 +44,7 @@ pub(super) use init::{drop_bounding, enter, loopback_up, unshare};
 use namespaces::Ahead;
 use network::Network;
 pub(super) use point::{Points, Shape};
-use tree::Tree;
+use tree::{Ready, Tree};
 
 const OVERLAY_MAGIC: rustix::fs::FsWord = 0x794c_7630;
 
@@ -152,8 +152,9 @@ impl Sandbox {
         if plan.life.as_ref().is_some_and(|life| life.passing) {
             leave_on_overlay(&mut points).during(|| "looking at the root file system".to_owned())?;
         }
+        let made = (ahead.group.take(), ahead.mounts.take());
         let mut sandbox = Self { host: ahead.host, network, serving, points, group: None };
-        let ran = sandbox.start_and_wait(socket, plan, &mut fds, &bytes, monitor.as_mut());
+        let ran = sandbox.start_and_wait(socket, plan, made, (&mut fds, &bytes), monitor.as_mut());
         if plan.namespaces.pid != Whose::Own
             && let Some(group) = &sandbox.group
         {
@@ -179,19 +180,23 @@ impl Sandbox {
         &mut self,
         socket: BorrowedFd<'_>,
         plan: &Plan,
-        fds: &mut [Option<OwnedFd>],
-        bytes: &[u8],
+        (group, mounts): (Option<Begun>, Option<Ready>),
+        (fds, bytes): (&mut [Option<OwnedFd>], &[u8]),
         monitor: Option<&mut Monitor>,
     ) -> Result<i32, Failure> {
         // Handles on cgroups must be of this mount namespace to be mounted in it.
-        self.group = plan.cgroup.as_ref().map(Group::create).transpose()?;
+        self.group = match (&plan.cgroup, group) {
+            (Some(plan), Some(begun)) => Some(begun.become_group(plan)?),
+            (Some(plan), None) => Some(Group::create(plan)?),
+            (None, _) => None,
+        };
         if plan.namespaces.uts == Whose::Own {
             nix::unistd::sethostname(&plan.hostname).during(|| "setting the host name".to_owned())?;
             if let Some(name) = &plan.domainname {
                 sys::set_domain_name(name).during(|| "setting the domain name".to_owned())?;
             }
         }
-        let tree = tree::build(plan, &mut self.points, self.network.sys.take(), fds, bytes)?;
+        let tree = tree::build(plan, &mut self.points, (self.network.sys.take(), mounts), fds, bytes)?;
         let mut pipes = None;
         let (stdio, master) = match &plan.stdio {
             Stdio::Fds([stdin, stdout, stderr]) => {

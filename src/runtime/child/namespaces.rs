@@ -1,11 +1,13 @@
-//! Which namespaces the launcher makes or joins before it builds the sandbox's tree.
+//! Which namespaces the launcher makes or joins before it builds the sandbox's tree, and what else it makes ahead.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::cgroup::Begun;
 use super::init;
 use super::network::Network;
+use super::tree::Ready;
 use crate::runtime::plan::{Plan, Whose};
 use crate::runtime::spec::MadeAhead;
 use crate::runtime::sys;
@@ -16,6 +18,8 @@ pub(super) struct Ahead {
     /// The mount namespace that it comes from: the way back.
     pub host: OwnedFd,
     pub network: Option<Network>,
+    pub group: Option<Begun>,
+    pub mounts: Option<Ready>,
     made: libc::c_int,
 }
 
@@ -23,7 +27,7 @@ impl Ahead {
     pub(super) fn nothing() -> Result<Self, Failure> {
         let host = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during(|| "opening the mount namespace".to_owned())?;
-        Ok(Self { host, network: None, made: 0 })
+        Ok(Self { host, network: None, group: None, mounts: None, made: 0 })
     }
 
     pub(super) fn make(wanted: MadeAhead) -> Result<Self, Failure> {
@@ -35,6 +39,8 @@ impl Ahead {
         let flags = rows.iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, flag)| all | flag);
         ahead.made = libc::CLONE_NEWNS | flags;
         init::unshare(ahead.made).during(making)?;
+        ahead.group = wanted.group.map(Begun::new).transpose()?;
+        ahead.mounts = Ready::make(wanted.ipc)?;
         Ok(ahead)
     }
 

@@ -9,13 +9,13 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
 use super::point::{Points, Shape};
 use crate::root;
-use crate::runtime::plan::{Kind, Plan, Step};
+use crate::runtime::plan::{self, Kind, Plan, Step};
 use crate::runtime::spec::{Device, Propagation};
 use crate::runtime::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::runtime::wire::{During, Failure, FailureKind, slice, take};
@@ -59,22 +59,87 @@ pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u64) -
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
+/// What all trees have, made before anybody knew of theirs.
+pub(super) struct Ready {
+    host_dev: OwnedFd,
+    /// `/dev` with its devices and links, and with directories for what is mounted in it.
+    dev: OwnedFd,
+    pts: OwnedFd,
+    /// If the queues are the sandbox's own.
+    mqueue: Option<OwnedFd>,
+}
+
+impl Ready {
+    /// In this mount namespace, whose tree will not be the sandbox's, and where all that the host has can still be found.
+    /// Nothing where devices cannot be made: then they are the host's.
+    pub(super) fn make(own_queues: bool) -> Result<Option<Self>, Failure> {
+        let host_dev = prepare()?;
+        let (mut dev, mut pts, mut mqueue) = (None, None, None);
+        for step in plan::standard_steps(None) {
+            let during = || "making `/dev`".to_owned();
+            match (step, &dev) {
+                (Step::Mount { kind: Kind::Dev, attributes, .. }, _) => {
+                    dev = Some(new_dev(attributes).during(during)?);
+                }
+                (Step::Device { name, major, minor }, Some(dev)) => {
+                    match make_device(dev, &name, major, minor) {
+                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                        made => made.during(during)?,
+                    }
+                }
+                (Step::Link { name, to }, Some(dev)) => {
+                    rustix::fs::symlinkat(to.as_str(), dev, name.as_str()).during(during)?;
+                }
+                (Step::Mount { kind: Kind::Pts, attributes, .. }, _) => {
+                    pts = Some(devpts(attributes).during(during)?);
+                }
+                (Step::Mount { kind: Kind::Mqueue, attributes, .. }, _) if own_queues => {
+                    mqueue = Some(new_mount("mqueue", &[], attributes).during(during)?);
+                }
+                _ => {}
+            }
+        }
+        let (Some(dev), Some(pts)) = (dev, pts) else { return Ok(None) };
+        for name in ["pts", "shm", "mqueue"] {
+            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+                .during(|| format!("making `/dev/{name}`"))?;
+        }
+        Ok(Some(Self { host_dev, dev, pts, mqueue }))
+    }
+}
+
+/// Parts this mount namespace from the one that it was copied from, where nothing shall show of what is mounted from
+/// here on. Gives a handle on the host's `/dev`, which devices and masks come from, and which will be covered.
+fn prepare() -> Result<OwnedFd, Failure> {
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/dev", flags, Mode::empty()).during(|| "opening `/dev`".to_owned())
+}
+
 /// Builds the sandbox's tree on top of this mount namespace's root. `points` is of the root file
 /// system, still detached; what is made for mount points is its to remember. `sys` is a `/sys` that was
 /// mounted where its network is.
 pub(super) fn build(
     plan: &Plan,
     points: &mut Points,
-    sys: Option<OwnedFd>,
+    (sys, ready): (Option<OwnedFd>, Option<Ready>),
     fds: &mut [Option<OwnedFd>],
     bytes: &[u8],
 ) -> Result<Tree, Failure> {
-    // Nothing mounted from here on shall show in the namespace that this one was copied from.
-    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
-    // Devices and masks come from the host's `/dev`, which will be covered.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let host_dev = rustix::fs::open("/dev", flags, Mode::empty()).during(|| "opening `/dev`".to_owned())?;
+    let mut made = Made::default();
+    let host_dev = match ready {
+        Some(Ready { host_dev, dev, pts, mqueue }) => {
+            let has_memory = |step: &Step| matches!(step, Step::Mount { target, .. } if target == "/dev/shm");
+            if !plan.steps.iter().any(has_memory) {
+                rustix::fs::unlinkat(&dev, "shm", AtFlags::REMOVEDIR)
+                    .during(|| "removing `/dev/shm`".to_owned())?;
+            }
+            made = Made { dev: Some(dev), pts: Some(pts), mqueue };
+            host_dev
+        }
+        None => prepare()?,
+    };
     let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .during(|| "opening `/`".to_owned())?;
     sys::attach(points.root(), &slash).during(|| "mounting the root file system".to_owned())?;
@@ -86,6 +151,8 @@ pub(super) fn build(
         sys,
         host_dev,
         shelf: None,
+        dev_is_filled: made.dev.is_some(),
+        made,
         proc_point: None,
         dev: None,
         pts: None,
@@ -167,6 +234,14 @@ impl Shelf {
     }
 }
 
+/// File systems that were made ahead.
+#[derive(Default)]
+struct Made {
+    dev: Option<OwnedFd>,
+    pts: Option<OwnedFd>,
+    mqueue: Option<OwnedFd>,
+}
+
 struct Build<'a> {
     points: &'a mut Points,
     plan: &'a Plan,
@@ -176,6 +251,10 @@ struct Build<'a> {
     host_dev: OwnedFd,
     /// Made when it is first needed, which the plan has after the last device of the host.
     shelf: Option<Shelf>,
+    /// What is left of what was made ahead.
+    made: Made,
+    /// Whether `/dev` came with the devices and links that all have.
+    dev_is_filled: bool,
     proc_point: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
@@ -187,6 +266,7 @@ impl Build<'_> {
             Step::Mount { target, kind, attributes, strict, propagation } => {
                 self.mount(target, kind, *attributes, *strict, *propagation)
             }
+            Step::Device { .. } | Step::Link { .. } if self.dev_is_filled => Ok(()),
             Step::Device { name, major, minor } => {
                 self.device(name, *major, *minor).during(|| format!("making device `/dev/{name}`"))
             }
@@ -236,14 +316,21 @@ impl Build<'_> {
                 (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
             }
             Kind::Dev => {
-                let options = [("mode", "755"), ("size", "65536k")];
-                (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
+                let made = self.made.dev.take().map_or_else(|| new_dev(attributes), Ok);
+                (Some(made.during(during)?), Shape::Directory)
             }
-            Kind::Pts => (Some(devpts(attributes).during(during)?), Shape::Directory),
-            Kind::Mqueue => match mqueue(&self.host_dev, attributes).during(during)? {
-                Some(mount) => (Some(mount), Shape::Directory),
-                None => return Ok(()),
-            },
+            Kind::Pts => {
+                let made = self.made.pts.take().map_or_else(|| devpts(attributes), Ok);
+                (Some(made.during(during)?), Shape::Directory)
+            }
+            Kind::Mqueue => {
+                let made = self.made.mqueue.take().map(Some);
+                let made = made.map_or_else(|| mqueue(&self.host_dev, attributes), Ok);
+                match made.during(during)? {
+                    Some(mount) => (Some(mount), Shape::Directory),
+                    None => return Ok(()),
+                }
+            }
             Kind::Sys => (Some(sysfs(self.sys.take(), attributes).during(during)?), Shape::Directory),
         };
         let point = self.points.point(target, shape, strict).map_err(|error| {
@@ -290,13 +377,11 @@ impl Build<'_> {
 
     fn device(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
         let dev = self.dev.as_ref().expect("the plan mounts `/dev` before what is in it");
-        let number = rustix::fs::makedev(major, minor);
-        let mode = Mode::from_raw_mode(0o666);
-        match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number) {
-            Ok(()) => return Ok(()),
-            Err(Errno::PERM) => {}
-            Err(error) => return Err(error.into()),
+        match make_device(dev, name, major, minor) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            made => return made,
         }
+        let mode = Mode::from_raw_mode(0o666);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(dev, name, flags, mode)?;
         bind(&device_of(&self.host_dev, name, FileType::CharacterDevice, major, minor)?, &point)
@@ -334,7 +419,7 @@ impl Build<'_> {
                     name,
                     Some(uid),
                     Some(gid),
-                    rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+                    AtFlags::SYMLINK_NOFOLLOW,
                 )?);
             }
             // Every sandbox has some; those stay as they are.
@@ -366,6 +451,16 @@ impl Build<'_> {
         self.shelf()?;
         Ok(self.shelf.expect("it was just made").mask)
     }
+}
+
+fn new_dev(attributes: u64) -> io::Result<OwnedFd> {
+    new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes)
+}
+
+fn make_device(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Result<()> {
+    let number = rustix::fs::makedev(major, minor);
+    let mode = Mode::from_raw_mode(0o666);
+    Ok(rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number)?)
 }
 
 fn shape_of(mount: &OwnedFd) -> io::Result<Shape> {

@@ -22,6 +22,8 @@ use crate::runtime::sys;
 
 /// How long a client that cleans up gets for that.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a state may say that a container runs which has ended and which a client is about to remove.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Docker's back-off: the first wait, the longest, and after which time a container counts as started well.
 const FIRST_WAIT: u64 = 100;
 const LONGEST_WAIT: u64 = 60_000;
@@ -42,7 +44,11 @@ impl Monitor {
             let well = self.state.finished_at.saturating_sub(self.state.started_at) >= STARTED_WELL;
             self.state.back_off = back_off(if well { 0 } else { self.state.back_off });
         }
-        self.save();
+        // Nobody asks how one ended that a client removes in a moment.
+        let mut said = !(self.plan.passing && self.cleans(restarts) && self.a_client_cleans());
+        if said {
+            self.save();
+        }
         self.event_of_end();
         self.tell_of_end();
         if restarts {
@@ -57,12 +63,20 @@ impl Monitor {
                 self.tell_of_end();
             }
         }
-        let cleans = self.plan.cleans && !restarts && !self.kept;
+        let cleans = self.cleans(restarts);
         let patience = Instant::now() + PATIENCE;
-        while cleans && self.peers.iter().any(|peer| peer.cleans) && Instant::now() < patience {
-            self.turn(Some(patience));
+        let mut until = if said { patience } else { Instant::now() + MOMENT };
+        while cleans && self.a_client_cleans() && Instant::now() < until {
+            self.turn(Some(until));
+            if !said && Instant::now() >= until {
+                (said, until) = (true, patience);
+                self.save();
+            }
         }
         let comes_after = restarts || cleans && !self.cleaned;
+        if comes_after && !said {
+            self.save();
+        }
         let sending = self.peers.iter().any(|peer| peer.has_queue());
         if comes_after && !sending {
             self.become_what_comes_after(restarts);
@@ -86,6 +100,15 @@ impl Monitor {
             self.turn(None);
         }
         std::process::exit(0)
+    }
+
+    /// Whether there is anything to do after the end besides another start.
+    fn cleans(&self, restarts: bool) -> bool {
+        self.plan.cleans && !restarts && !self.kept
+    }
+
+    fn a_client_cleans(&self) -> bool {
+        self.peers.iter().any(|peer| peer.cleans)
     }
 
     fn remove_folder(&self) -> io::Result<()> {

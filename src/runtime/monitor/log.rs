@@ -22,22 +22,30 @@ pub(super) struct Log {
     folder: OwnedFd,
     name: String,
     spec: LogSpec,
-    file: File,
+    /// From the first entry on: many a program says nothing.
+    file: Option<File>,
     size: u64,
     entry: Vec<u8>,
 }
 
 impl Log {
+    /// The log in this folder, whether there is one yet or not.
+    pub(super) fn new(folder: OwnedFd, id: &str, spec: LogSpec) -> Self {
+        Self { folder, name: log_name(id), spec, file: None, size: 0, entry: Vec::new() }
+    }
+
     /// Opens the log, after what is in it already.
-    pub(super) fn open(folder: OwnedFd, id: &str, spec: LogSpec) -> io::Result<Self> {
-        let name = log_name(id);
-        let file = open(&folder, &name, OFlags::APPEND)?;
-        let size = file.metadata()?.len();
-        Ok(Self { folder, name, spec, file, size, entry: Vec::new() })
+    fn open(&mut self) -> io::Result<File> {
+        let file = open(&self.folder, &self.name, OFlags::APPEND)?;
+        self.size = file.metadata()?.len();
+        Ok(file)
     }
 
     /// Adds an entry. What cannot be written (a full disk) is lost, and the container goes on.
     pub(super) fn write(&mut self, stream: &str, text: &[u8], now: i64) {
+        if self.file.is_none() {
+            self.file = self.open().ok();
+        }
         if self.spec.max_size.is_some_and(|most| self.size >= most) {
             let _ = self.rotate();
         }
@@ -49,11 +57,13 @@ impl Log {
         self.entry.extend_from_slice(b"\",\"time\":\"");
         self.entry.extend_from_slice(time(now).as_bytes());
         self.entry.extend_from_slice(b"\"}\n");
-        if self.file.write_all(&self.entry).is_ok() {
-            self.size += self.entry.len() as u64;
-        } else {
-            // Half an entry would spoil the next one as well.
-            let _ = self.file.set_len(self.size);
+        if let Some(file) = &mut self.file {
+            if file.write_all(&self.entry).is_ok() {
+                self.size += self.entry.len() as u64;
+            } else {
+                // Half an entry would spoil the next one as well.
+                let _ = file.set_len(self.size);
+            }
         }
         if self.entry.capacity() > 4 << 10 {
             self.entry = Vec::new();
@@ -72,7 +82,7 @@ impl Log {
             }
         }
         let emptied = if self.spec.max_files < 2 { OFlags::TRUNC } else { OFlags::EXCL };
-        self.file = open(&self.folder, &self.name, OFlags::APPEND | emptied)?;
+        self.file = Some(open(&self.folder, &self.name, OFlags::APPEND | emptied)?);
         self.size = 0;
         Ok(())
     }
@@ -168,7 +178,7 @@ mod tests {
         };
         for (files, expected) in [(1, [Some(1), None, None]), (3, [Some(1), Some(2), Some(2)])] {
             let spec = LogSpec { keep: true, max_size: Some(100), max_files: files };
-            let mut log = Log::open(File::open(folder.path()).unwrap().into(), "x", spec).unwrap();
+            let mut log = Log::new(File::open(folder.path()).unwrap().into(), "x", spec);
             for _ in 0..9 {
                 log.write("stdout", b"text\n", 1);
             }

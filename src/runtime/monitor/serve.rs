@@ -144,7 +144,7 @@ impl Monitor {
             .during(|| "opening our own program".to_owned())?;
         let log = if plan.log.keep {
             let folder = folder.try_clone().during(|| "opening the log".to_owned())?;
-            Some(Log::open(folder, &plan.id, plan.log).during(|| "opening the log".to_owned())?)
+            Some(Log::new(folder, &plan.id, plan.log))
         } else {
             None
         };

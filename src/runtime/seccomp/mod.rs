@@ -99,21 +99,24 @@ impl Filters {
 /// The filter as instructions.
 pub(super) fn filter(architecture: Architecture, capabilities: Capabilities) -> Vec<libc::sock_filter> {
     let tables: Vec<_> =
-        architecture.abis().iter().map(|abi| (*abi, ranges(&answers(*abi, capabilities)))).collect();
+        answers(architecture, capabilities).iter().map(|(abi, answers)| (*abi, ranges(answers))).collect();
     bpf::assemble(&tables, &Answer::instructions)
 }
 
-/// The numbers of an ABI that are answered otherwise than by EPERM, in order.
-fn answers(abi: Abi, capabilities: Capabilities) -> Vec<(u32, Answer)> {
-    let mut answers: Vec<(u32, Answer)> = rows()
-        .filter_map(|row| {
-            let number = row.numbers[abi as usize]?;
-            Some((number, answer(row.when, capabilities)))
-        })
-        .collect();
-    answers.sort_unstable_by_key(|(number, _)| *number);
-    answers.dedup_by_key(|(number, _)| *number);
-    answers
+/// The numbers of each ABI that are answered otherwise than by EPERM, in order.
+fn answers(architecture: Architecture, capabilities: Capabilities) -> Vec<(Abi, Vec<(u32, Answer)>)> {
+    let mut tables: Vec<_> = architecture.abis().iter().map(|abi| (*abi, Vec::new())).collect();
+    for row in rows() {
+        let answer = answer(row.when, capabilities);
+        for (abi, answers) in &mut tables {
+            answers.extend(row.numbers[*abi as usize].map(|number| (number, answer)));
+        }
+    }
+    for (_, answers) in &mut tables {
+        answers.sort_by_key(|(number, _)| *number);
+        answers.dedup_by_key(|(number, _)| *number);
+    }
+    tables
 }
 
 /// The first permission of `when` that holds.

@@ -17,6 +17,7 @@ use crate::runtime::{
 };
 use crate::solver::device::{self, Injected};
 use crate::solver::{Cause, Solver, TAIL, Tail, Tree, Work, identity_of};
+use crate::store::points::MountPoints;
 use crate::store::views::View;
 
 impl Solver<'_> {
@@ -34,7 +35,7 @@ impl Solver<'_> {
             self.ahead.one_less();
         }
         self.action(work, key.finish(), base, |below, step| {
-            self.over_view(below, |view| self.run(work, op, inputs, view, step))
+            self.over_view(below, Some(MountPoints::Step), |view| self.run(work, op, inputs, view, step))
         })
     }
 

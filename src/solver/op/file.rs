@@ -13,6 +13,7 @@ use crate::runtime::users;
 use crate::solver::copy::{self, CopyError, Earlier};
 use crate::solver::{Cause, Local, Solver, Tree, Work, identity_of};
 use crate::store::layers::Layer;
+use crate::store::views::Aside;
 
 /// How many entries a copy must have for an earlier version of it to be looked for among all records.
 const WORTH_LINKING: usize = 256;
@@ -20,7 +21,7 @@ const WORTH_LINKING: usize = 256;
 /// What a copy reads, with its files here.
 struct Taken {
     tree: Held,
-    listing: Listing,
+    listing: Arc<Listing>,
 }
 
 enum Held {
@@ -28,7 +29,7 @@ enum Held {
     /// A mounted tree, and what its mount needs.
     View {
         tree: content::Tree,
-        _folder: tempfile::TempDir,
+        _folder: Aside,
     },
 }
 
@@ -119,7 +120,7 @@ impl Solver<'_> {
             if let (FileAction::Copy(copy), Some(source)) = (action, source)
                 && copy::needs_view(*source, &copy::Spec::of(copy, None)?)
             {
-                return self.over_view(below, |view| {
+                return self.over_view(below, None, |view| {
                     steps
                         .iter()
                         .try_for_each(|(action, source)| self.act(action, *source, None, view.as_fd()))
@@ -209,9 +210,11 @@ impl Solver<'_> {
         if let Some(known) = self.cache.content(identity, &name)? {
             return Ok((known, None));
         }
+        // Layers may have to be fetched for it.
+        self.look_anew();
         let taken = self.take(tree, selector)?;
         // Of a copy: nobody changes a layer, so the copier need not compare what it takes from there.
-        let digest = content::digest(taken.tree(), &mut taken.listing.clone(), &StatCache::off())?;
+        let digest = content::digest(taken.tree(), &mut (*taken.listing).clone(), &StatCache::off())?;
         self.cache.remember_content(identity, &name, digest)?;
         Ok((digest, Some(taken)))
     }
@@ -233,7 +236,7 @@ impl Solver<'_> {
         }
         let (view, folder) = self.environment.store.view(&self.on_disk(laid_out.layers()?)?)?.into_parts();
         let tree = content::Tree::snapshot(view);
-        let listing = content::list(&tree, selector)?;
+        let listing = Arc::new(content::list(&tree, selector)?);
         Ok(Taken { tree: Held::View { tree, _folder: folder }, listing })
     }
 

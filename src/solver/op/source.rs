@@ -42,6 +42,7 @@ impl Solver<'_> {
         if let Some(found) = self.state().remotes.get(&work.vertex.id()) {
             return Ok(Tree::Remote(Arc::clone(found)));
         }
+        self.takes_long(work);
         let fetcher = &self.environment.fetcher;
         let step = step.unwrap_or_else(|| fetcher.progress.step(work.vertex.metadata().name.clone()));
         let found = match op {
@@ -78,7 +79,11 @@ impl Solver<'_> {
         }
         let folder = self.environment.contexts.get(name).ok_or_else(|| Cause::Context(name.to_owned()))?;
         let local = Arc::new(Local::open(self.environment.store, folder, excludes)?);
-        self.state().locals.insert(name.to_owned(), Arc::clone(&local));
+        let mut state = self.state();
+        if state.looks_anew {
+            local.forget();
+        }
+        state.locals.insert(name.to_owned(), Arc::clone(&local));
         Ok(local)
     }
 }

@@ -61,6 +61,9 @@ pub struct Options<'a> {
     /// Never sync the upper directory: for steps, which a crash loses anyway. Such an upper directory
     /// cannot be mounted again.
     pub volatile: bool,
+    /// A directory below all layers: what it has is seen where they have nothing. Only for views with an upper
+    /// directory.
+    pub bottom: Option<&'a Path>,
     pub api: Api,
 }
 
@@ -149,11 +152,12 @@ fn plan(layers: &[LayerRef<'_>], upper: Option<Upper<'_>>, options: &Options<'_>
             break;
         }
     }
-    // One place is kept for the directory on top.
+    // One place is kept for the directory on top, and one for that below all.
     let scratch = options.scratch;
     let flat = scratch.join("flat");
-    if mounted.len() > MOST - 1 {
-        let kept = mounted.split_off(MOST - 2);
+    let places = MOST - 1 - usize::from(options.bottom.is_some());
+    if mounted.len() > places {
+        let kept = mounted.split_off(places - 1);
         let implied: Vec<Vec<String>> =
             kept.iter().map(|at| chain[*at].implied.iter().map(|path| escape(path)).collect()).collect();
         let lowest: Vec<LayerRef<'_>> = kept
@@ -188,6 +192,7 @@ fn plan(layers: &[LayerRef<'_>], upper: Option<Upper<'_>>, options: &Options<'_>
         lower.push(scratch.join("top"));
     }
     lower.extend(mounted.iter().map(|at| chain[*at].fs.to_owned()));
+    lower.extend(options.bottom.map(Path::to_owned));
     let least: usize = if upper.is_some() { 1 } else { 2 };
     for name in ["empty", "empty2"].iter().take(least.saturating_sub(lower.len()).min(2)) {
         make_dir(scratch, name)?;

@@ -10,5 +10,6 @@ mod limits;
 mod mounts;
 mod outputs;
 mod platforms;
+mod points;
 mod size;
 mod stdin;

@@ -302,3 +302,22 @@ fn volumes_are_listed_as_asked() {
     assert_eq!(list(&[]), ["one", "two"], "the second is in use, the first has another label");
     rig.stave(["volume", "inspect", "one", "none"]).code(1).says(&["no such volume: `none`"]);
 }
+
+#[test]
+fn a_volume_begins_with_what_the_image_has_and_with_no_mount_point() {
+    let Some(rig) = rig() else { return };
+    let bare = "FROM busybox AS tools\nFROM scratch\nCOPY --from=tools /bin /bin\n";
+    rig.build_id(&context(bare, &[]), &["-t", "bare"]);
+    for (image, expected) in [("bare", ""), ("filled", "group\npasswd")] {
+        rig.run(["--rm", "--network=none", "-v", "etc:/etc", image, "true"]).ok();
+        let seen = rig.run(["--rm", "--network=none", "-v", "etc:/e", image, "ls", "-A", "/e"]);
+        assert_eq!(seen.text(), expected, "{image}");
+        rig.stave(["volume", "rm", "etc"]).ok();
+    }
+    // Without a volume there they are mounted on what lies below the image.
+    let seen = rig.run(["--name=plain", "--network=none", "bare", "ls", "-A", "/etc"]);
+    assert_eq!(seen.text(), "hostname\nhosts\nresolv.conf");
+    assert_eq!(rig.stave(["diff", "plain"]).ok().text(), "");
+    let listed = rig.stave(["cp", "plain:/", "-"]).ok().stdout;
+    assert!(!crate::harness::read_tar(&listed).keys().any(|path| path.contains("etc")));
+}

@@ -294,7 +294,7 @@ fn pulls_killed_anywhere_leave_a_whole_store() {
     assert_whole(&store, &name, &image);
     store.stave(["rmi", &name]).ok();
     store.stave(["prune", "--force", "--all"]).ok();
-    for folder in ["layers", "blobs/sha256", "partial/sha256", "tmp", "locks"] {
+    for folder in ["layers", "blobs/sha256", "partial/sha256", "tmp"] {
         assert_eq!(store.entries(folder), [""; 0], "{folder}");
     }
 }

@@ -16,7 +16,7 @@ use stave::store::Store;
 use stave::store::containers::{ContainerId, Named, StoredContainer};
 use stave::store::images::StoredImage;
 use stave::store::indexes::StoredIndex;
-use stave::store::lease::FileLock;
+use stave::store::lock::NameLock;
 
 use crate::failure::Failure;
 use crate::progress::{Form, Shown};
@@ -76,7 +76,7 @@ impl Context {
         &self,
         store: &Store,
         id: &ContainerId,
-        mut created: Option<FileLock>,
+        mut created: Option<NameLock>,
         attach: Option<Streams>,
         size: (u16, u16),
         mut launcher: Option<Launcher>,

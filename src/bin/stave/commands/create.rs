@@ -22,7 +22,7 @@ impl Args {
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let store = context.store()?;
-    let created = super::run::create(&store, &args.flags, true)?;
+    let created = super::run::create(&store, &args.flags, super::run::new_id()?, true)?;
     say_line!("{}", created.id);
     Ok(ExitCode::SUCCESS)
 }

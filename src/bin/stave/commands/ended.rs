@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use stave::engine::container::{self, StartRequest};
 use stave::store::containers::ContainerId;
+use stave::store::lock::NameLock;
 
 use super::context::Context;
 use crate::ambient;
@@ -38,7 +39,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let lock = unsafe { OwnedFd::from_raw_fd(args.lock) };
     rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let store = context.store()?;
-    let lock = store.adopt_container_lock(&id, lock);
+    let lock = NameLock::adopt(lock);
     let restart = match args.restart {
         true => Some(StartRequest {
             host: ambient::host(),

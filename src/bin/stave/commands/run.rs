@@ -13,7 +13,7 @@ use super::container_flags::Flags;
 use super::context::Context;
 use crate::attached::{self, Attachment, DETACH_KEYS};
 use crate::failure::Failure;
-use crate::{enter, signals, terminal};
+use crate::{ambient, enter, signals, terminal};
 
 /// Run a command in a new container
 #[derive(Debug, clap::Args)]
@@ -52,9 +52,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 }
 
 fn detached(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let launcher = begin(&args.flags)?;
+    let id = new_id()?;
+    let launcher = begin(&args.flags, &id)?;
     let store = context.store()?;
-    let Created { id, config, lock, .. } = create(&store, &args.flags, false)?;
+    let Created { id, config, lock, .. } = create(&store, &args.flags, id, false)?;
     let size = terminal::size();
     start_or_remove(&store, &id, &config, || {
         context.start(&store, &id, Some(lock), None, size, Some(launcher))
@@ -71,9 +72,10 @@ fn attended(context: &Context, args: &Args, forwarder: &signals::Forwarder) -> R
         .map_err(|what| Failure::usage(format!("--detach-keys `{}`: {what}", args.detach_keys)))?;
     let attachment = Attachment { streams, tty: process.tty, proxy: args.sig_proxy, keys };
     attachment.check()?;
-    let launcher = begin(&args.flags)?;
+    let id = new_id()?;
+    let launcher = begin(&args.flags, &id)?;
     let store = context.store()?;
-    let Created { id, config, lock, .. } = create(&store, &args.flags, true)?;
+    let Created { id, config, lock, .. } = create(&store, &args.flags, id, true)?;
     let size = terminal::size();
     let mut started = start_or_remove(&store, &id, &config, || {
         context.start(&store, &id, Some(lock), Some(streams), size, Some(launcher))
@@ -85,18 +87,26 @@ fn attended(context: &Context, args: &Args, forwarder: &signals::Forwarder) -> R
 }
 
 /// Its launcher gets ready while we find out what is to run.
-fn begin(flags: &Flags) -> Result<Launcher, Failure> {
+fn begin(flags: &Flags, id: &ContainerId) -> Result<Launcher, Failure> {
     let (ipc, uts) = flags.security.own_namespaces();
     let made = match flags.network.stands_alone() {
         // A program connects an ordinary user's network, from outside of what a launcher makes.
         None if enter::is_rootless() => None,
-        alone => Some(MadeAhead { ipc, uts, network: alone == Some("none") }),
+        alone => {
+            let group = flags.has_usual_group().then(|| id.as_str().to_owned());
+            Some(MadeAhead { ipc, uts, network: alone == Some("none"), group })
+        }
     };
     Launcher::begun(made).map_err(|error| Failure::new(format!("cannot start containers: {error}")))
 }
 
+/// An id for a new container: of so many random digits none comes twice.
+pub fn new_id() -> Result<ContainerId, Failure> {
+    Ok(ContainerId::from_bytes(ambient::secret()?))
+}
+
 /// Creates the container, and says its id where that was asked for.
-pub fn create(store: &Store, flags: &Flags, attached: bool) -> Result<Created, Failure> {
+pub fn create(store: &Store, flags: &Flags, id: ContainerId, attached: bool) -> Result<Created, Failure> {
     let cidfile = flags.life.cidfile.as_ref().map(|path| {
         std::fs::File::create_new(path).map(|file| (file, path)).map_err(|error| {
             Failure::new(format!("cannot create the file `{}`: {error}", path.display()))
@@ -104,7 +114,7 @@ pub fn create(store: &Store, flags: &Flags, attached: bool) -> Result<Created, F
         })
     });
     let cidfile = cidfile.transpose()?;
-    let made = flags.request(store, attached).and_then(|request| Ok(container::create(store, request)?));
+    let made = flags.request(store, id, attached).and_then(|request| Ok(container::create(store, request)?));
     match (made, cidfile) {
         (Ok(created), Some((mut file, _))) => {
             file.write_all(created.id.as_str().as_bytes())?;

@@ -28,6 +28,7 @@ use crate::root;
 use crate::runtime::detached::{self, Memory};
 use crate::runtime::{self, MountOptions, SandboxMount};
 use crate::store::containers::ContainerId;
+use crate::store::points;
 use crate::store::volumes::{Backing, NewVolume, VolumeError};
 use crate::store::{Store, StoreError};
 
@@ -240,6 +241,16 @@ pub fn fill(
     }
     std::fs::write(&mark, "").map_err(StoreError::io("write", &mark))?;
     Ok(())
+}
+
+/// Whether the container's tree may show empty files and directories to mount on: not where a volume begins with what
+/// the image has there, or memory takes its mode from it.
+pub fn allow_points(config: &Config) -> bool {
+    let holds_points = |mount: &Mount| {
+        matches!(mount.source, MountSource::Volume { .. } | MountSource::Tmpfs { .. })
+            && mount.target.split('/').nth(1).is_some_and(|top| points::DIRECTORIES.contains(&top))
+    };
+    !config.mounts.iter().any(holds_points)
 }
 
 /// A container's mounts, each on its own and attached nowhere, those above others first. `view` is the container's

@@ -6,7 +6,7 @@ use super::overlay::{Api, LayerRef, MOST, Upper, flatten, mount};
 use super::*;
 
 pub(super) fn options(scratch: &Path, api: Api) -> overlay::Options<'_> {
-    overlay::Options { marks: Marks::Trusted, scratch, volatile: false, api }
+    overlay::Options { marks: Marks::Trusted, scratch, volatile: false, bottom: None, api }
 }
 
 /// Unpacks archives as layers `0`, `1`, ... of a place.

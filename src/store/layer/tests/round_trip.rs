@@ -41,7 +41,7 @@ fn unpacking() -> Options {
 }
 
 fn options(scratch: &Path) -> overlay::Options<'_> {
-    overlay::Options { marks: marks(), scratch, volatile: false, api: Api::Auto }
+    overlay::Options { marks: marks(), scratch, volatile: false, bottom: None, api: Api::Auto }
 }
 
 fn can_mount() -> bool {

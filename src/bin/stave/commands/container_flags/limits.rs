@@ -96,6 +96,10 @@ pub struct Changeable {
 }
 
 impl Flags {
+    pub fn names_no_parent(&self) -> bool {
+        self.cgroup_parent.as_ref().is_none_or(String::is_empty)
+    }
+
     pub fn fill(&self, config: &mut Config) -> Result<(), Failure> {
         config.shm_size = self.shm_size.filter(|size| *size > 0);
         let limits = &mut config.limits;

@@ -11,7 +11,6 @@ use stave::store::containers::ContainerId;
 use stave::store::images::StoredImage;
 
 use super::context::with_engine_over;
-use crate::ambient;
 use crate::failure::Failure;
 use crate::progress::Form;
 
@@ -63,8 +62,13 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Whether its cgroup is one of ours, in the usual place.
+    pub fn has_usual_group(&self) -> bool {
+        self.limits.names_no_parent() && self.runtime.is_our_own()
+    }
+
     /// What is to be created. `attached` is whether somebody stays with it.
-    pub fn request(&self, store: &Store, attached: bool) -> Result<CreateRequest, Failure> {
+    pub fn request(&self, store: &Store, id: ContainerId, attached: bool) -> Result<CreateRequest, Failure> {
         let command_line = std::env::args().skip(1).collect();
         let mut config = Config { image: self.image.clone(), command_line, ..Config::default() };
         config.process.command.clone_from(&self.command);
@@ -79,7 +83,7 @@ impl Flags {
         let image = self.image(store)?;
         config.platform = image.platform.to_string();
         Ok(CreateRequest {
-            id: ContainerId::from_bytes(ambient::secret()?),
+            id,
             image,
             name: self.life.name.clone(),
             entrypoint: self.process.entrypoint(),

@@ -16,6 +16,10 @@ pub struct Flags {
 }
 
 impl Flags {
+    pub fn is_our_own(&self) -> bool {
+        self.runtime.is_none()
+    }
+
     /// Looks for it now: where it is shall not depend on who starts the container.
     pub fn fill(&self, config: &mut Config) -> Result<(), Failure> {
         let Some(asked) = &self.runtime else { return Ok(()) };
