@@ -222,7 +222,11 @@ impl Launcher {
             chores.done();
         }
         let answer = match sent {
-            Ok(()) => wire::receive::<Message>(socket.as_fd()).map_err(SpawnError::Launch)?,
+            Ok(()) => match wire::receive::<Message>(socket.as_fd()) {
+                // It was killed while it answered.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+                received => received.map_err(SpawnError::Launch)?,
+            },
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
             Err(error) => return Err(SpawnError::Launch(error)),
         };
