@@ -451,10 +451,7 @@ impl StageBuild<'_, '_> {
             None | Some("") => {}
             Some(rest) => {
                 line.push(' ');
-                line.extend(rest.split_inclusive(['\r', '\n']).flat_map(|part| {
-                    let plain = part.trim_end_matches(['\r', '\n']);
-                    [plain, if plain.len() < part.len() { " " } else { "" }]
-                }));
+                line.push_str(&rest.replace(['\r', '\n'], " "));
             }
         }
         if self.steps == 0 {

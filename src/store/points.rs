@@ -7,9 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::layer::trees::times_of;
 use super::layers::Layer;
 use super::snapshotter::Snapshotter;
 use super::views::Scratch;
@@ -108,16 +109,8 @@ impl Store {
                 continue;
             }
             match rustix::fs::unlinkat(&upper, name, AtFlags::REMOVEDIR) {
-                Ok(()) => {
-                    let times = Timestamps {
-                        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                        last_modification: Timespec {
-                            tv_sec: before.st_mtime,
-                            tv_nsec: before.st_mtime_nsec as i64,
-                        },
-                    };
-                    rustix::fs::futimens(&upper, &times).map_err(|error| failed()(error.into()))?;
-                }
+                Ok(()) => rustix::fs::futimens(&upper, &times_of(&before))
+                    .map_err(|error| failed()(error.into()))?,
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
                 Err(error) => return Err(failed()(error.into())),
             }

@@ -61,15 +61,18 @@ fn finish(
 ) -> Result<(), StartError> {
     let id = &container.id;
     let config = config(container)?;
-    // Of one that goes it need not be put right.
-    let ended = if config.life.remove { read_state(store, id)? } else { settle(store, id, lock)? };
-    if config.life.remove {
+    let ended = if config.life.remove {
+        // What it says need not be put right any more.
+        let ended = read_state(store, id)?;
         if ended.status.is_live() {
             super::forget_group(&config, id);
         }
         remove(store, id, super::create::stay(&config), lock)?;
         store.remove_unused_volumes(&mounts::anonymous_volumes(&config))?;
-    }
+        ended
+    } else {
+        settle(store, id, lock)?
+    };
     if is_in_firewall(&ended.networks, &ended.ports) {
         machine.tidy().map_err(NetworkError::from)?;
     }

@@ -360,35 +360,22 @@ pub fn check(input: &Input) -> Report {
     }
     let ignored = stages::ignored(input);
     let mut stages = Vec::new();
-    let plan;
+    let mut plan;
     match parsed {
         Err(errors) => report.errors.clone_from(errors),
-        Ok(dockerfile) => match input.planned.ok_or_else(|| plan::plan(dockerfile, input.options)) {
-            Ok(plan) => {
+        Ok(dockerfile) => match input.planned {
+            Some(plan) => {
                 let wanted = plan.reachable();
                 stages = stages::stages(plan, dockerfile, &file, input, &wanted, ignored.as_ref());
             }
-            Err(Err(errors)) => report.errors = errors,
-            Err(Ok(mut planned)) => {
-                let all = input.scope == Scope::Check && input.options.target.is_none();
-                let mut wanted = vec![true; planned.stages.len()];
-                loop {
-                    if !all {
-                        wanted = planned.reachable();
-                    }
-                    match planned.add_triggers(&wanted, input.images) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(errors) => {
-                            report.errors = errors;
-                            break;
-                        }
-                    }
+            None => match plan::plan(dockerfile, input.options) {
+                Err(errors) => report.errors = errors,
+                Ok(planned) => {
+                    plan = planned;
+                    let wanted = plan_wanted(&mut plan, input, &mut report);
+                    stages = stages::stages(&plan, dockerfile, &file, input, &wanted, ignored.as_ref());
                 }
-                report.unknown = planned.needs(&wanted, input.images);
-                plan = planned;
-                stages = stages::stages(&plan, dockerfile, &file, input, &wanted, ignored.as_ref());
-            }
+            },
         },
     }
     let mut found = Vec::new();
@@ -416,6 +403,28 @@ pub fn check(input: &Input) -> Report {
         report.errors = lowering_errors(dockerfile, input);
     }
     report
+}
+
+/// Which stages rules look at, with what their bases add to them; what images that takes, and what is wrong with it, is
+/// reported.
+fn plan_wanted(plan: &mut plan::Plan<'_>, input: &Input, report: &mut Report) -> Vec<bool> {
+    let all = input.scope == Scope::Check && input.options.target.is_none();
+    let mut wanted = vec![true; plan.stages.len()];
+    loop {
+        if !all {
+            wanted = plan.reachable();
+        }
+        match plan.add_triggers(&wanted, input.images) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(errors) => {
+                report.errors = errors;
+                break;
+            }
+        }
+    }
+    report.unknown = plan.needs(&wanted, input.images);
+    wanted
 }
 
 /// The configuration for the whole file: the build argument, or else the directive, and what was

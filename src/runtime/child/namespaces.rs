@@ -40,7 +40,7 @@ impl Ahead {
         ahead.made = libc::CLONE_NEWNS | flags;
         init::unshare(ahead.made).during(making)?;
         ahead.group = wanted.group.map(Begun::new).transpose()?;
-        ahead.mounts = Ready::make(wanted.ipc)?;
+        ahead.mounts = Some(Ready::make(wanted.ipc)?);
         Ok(ahead)
     }
 

@@ -59,21 +59,34 @@ pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u64) -
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// What all trees have, made before anybody knew of theirs.
+/// What there is before a tree is built: the host's `/dev`, which devices and masks come from and which will be covered,
+/// and what was made of what all trees have.
 pub(super) struct Ready {
     host_dev: OwnedFd,
     /// `/dev` with its devices and links, and with directories for what is mounted in it.
-    dev: OwnedFd,
-    pts: OwnedFd,
-    /// If the queues are the sandbox's own.
+    dev: Option<OwnedFd>,
+    pts: Option<OwnedFd>,
     mqueue: Option<OwnedFd>,
 }
 
 impl Ready {
-    /// In this mount namespace, whose tree will not be the sandbox's, and where all that the host has can still be found.
-    /// Nothing where devices cannot be made: then they are the host's.
-    pub(super) fn make(own_queues: bool) -> Result<Option<Self>, Failure> {
-        let host_dev = prepare()?;
+    /// Parts this mount namespace from the one that it was copied from, where nothing shall show of what is mounted from
+    /// here on.
+    fn begin() -> Result<Self, Failure> {
+        let private =
+            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let host_dev =
+            rustix::fs::open("/dev", flags, Mode::empty()).during(|| "opening `/dev`".to_owned())?;
+        Ok(Self { host_dev, dev: None, pts: None, mqueue: None })
+    }
+
+    /// Makes what it can before anybody knows of the tree, in this mount namespace, where all that the host has can still
+    /// be found: nothing where devices cannot be made, for then they are the host's, and queues only if they will be the
+    /// sandbox's own.
+    pub(super) fn make(own_queues: bool) -> Result<Self, Failure> {
+        let begun = Self::begin()?;
         let (mut dev, mut pts, mut mqueue) = (None, None, None);
         for step in plan::standard_steps(None) {
             let during = || "making `/dev`".to_owned();
@@ -83,7 +96,7 @@ impl Ready {
                 }
                 (Step::Device { name, major, minor }, Some(dev)) => {
                     match make_device(dev, &name, major, minor) {
-                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(begun),
                         made => made.during(during)?,
                     }
                 }
@@ -99,22 +112,12 @@ impl Ready {
                 _ => {}
             }
         }
-        let (Some(dev), Some(pts)) = (dev, pts) else { return Ok(None) };
-        for name in ["pts", "shm", "mqueue"] {
-            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+        for (dev, name) in dev.iter().flat_map(|dev| ["pts", "shm", "mqueue"].map(|name| (dev, name))) {
+            rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755))
                 .during(|| format!("making `/dev/{name}`"))?;
         }
-        Ok(Some(Self { host_dev, dev, pts, mqueue }))
+        Ok(Self { dev, pts, mqueue, ..begun })
     }
-}
-
-/// Parts this mount namespace from the one that it was copied from, where nothing shall show of what is mounted from
-/// here on. Gives a handle on the host's `/dev`, which devices and masks come from, and which will be covered.
-fn prepare() -> Result<OwnedFd, Failure> {
-    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).during(|| "making mounts private".to_owned())?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open("/dev", flags, Mode::empty()).during(|| "opening `/dev`".to_owned())
 }
 
 /// Builds the sandbox's tree on top of this mount namespace's root. `points` is of the root file
@@ -127,19 +130,11 @@ pub(super) fn build(
     fds: &mut [Option<OwnedFd>],
     bytes: &[u8],
 ) -> Result<Tree, Failure> {
-    let mut made = Made::default();
-    let host_dev = match ready {
-        Some(Ready { host_dev, dev, pts, mqueue }) => {
-            let has_memory = |step: &Step| matches!(step, Step::Mount { target, .. } if target == "/dev/shm");
-            if !plan.steps.iter().any(has_memory) {
-                rustix::fs::unlinkat(&dev, "shm", AtFlags::REMOVEDIR)
-                    .during(|| "removing `/dev/shm`".to_owned())?;
-            }
-            made = Made { dev: Some(dev), pts: Some(pts), mqueue };
-            host_dev
-        }
-        None => prepare()?,
-    };
+    let ready = ready.map_or_else(Ready::begin, Ok)?;
+    let has_memory = |step: &Step| matches!(step, Step::Mount { target, .. } if target == "/dev/shm");
+    if let (Some(dev), false) = (&ready.dev, plan.steps.iter().any(has_memory)) {
+        rustix::fs::unlinkat(dev, "shm", AtFlags::REMOVEDIR).during(|| "removing `/dev/shm`".to_owned())?;
+    }
     let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .during(|| "opening `/`".to_owned())?;
     sys::attach(points.root(), &slash).during(|| "mounting the root file system".to_owned())?;
@@ -149,10 +144,9 @@ pub(super) fn build(
         fds,
         bytes,
         sys,
-        host_dev,
         shelf: None,
-        dev_is_filled: made.dev.is_some(),
-        made,
+        dev_is_filled: ready.dev.is_some(),
+        ready,
         proc_point: None,
         dev: None,
         pts: None,
@@ -234,25 +228,15 @@ impl Shelf {
     }
 }
 
-/// File systems that were made ahead.
-#[derive(Default)]
-struct Made {
-    dev: Option<OwnedFd>,
-    pts: Option<OwnedFd>,
-    mqueue: Option<OwnedFd>,
-}
-
 struct Build<'a> {
     points: &'a mut Points,
     plan: &'a Plan,
     fds: &'a mut [Option<OwnedFd>],
     bytes: &'a [u8],
     sys: Option<OwnedFd>,
-    host_dev: OwnedFd,
+    ready: Ready,
     /// Made when it is first needed, which the plan has after the last device of the host.
     shelf: Option<Shelf>,
-    /// What is left of what was made ahead.
-    made: Made,
     /// Whether `/dev` came with the devices and links that all have.
     dev_is_filled: bool,
     proc_point: Option<OwnedFd>,
@@ -316,16 +300,16 @@ impl Build<'_> {
                 (Some(new_mount("tmpfs", &options, attributes).during(during)?), Shape::Directory)
             }
             Kind::Dev => {
-                let made = self.made.dev.take().map_or_else(|| new_dev(attributes), Ok);
+                let made = self.ready.dev.take().map_or_else(|| new_dev(attributes), Ok);
                 (Some(made.during(during)?), Shape::Directory)
             }
             Kind::Pts => {
-                let made = self.made.pts.take().map_or_else(|| devpts(attributes), Ok);
+                let made = self.ready.pts.take().map_or_else(|| devpts(attributes), Ok);
                 (Some(made.during(during)?), Shape::Directory)
             }
             Kind::Mqueue => {
-                let made = self.made.mqueue.take().map(Some);
-                let made = made.map_or_else(|| mqueue(&self.host_dev, attributes), Ok);
+                let made = self.ready.mqueue.take().map(Some);
+                let made = made.map_or_else(|| mqueue(&self.ready.host_dev, attributes), Ok);
                 match made.during(during)? {
                     Some(mount) => (Some(mount), Shape::Directory),
                     None => return Ok(()),
@@ -384,7 +368,7 @@ impl Build<'_> {
         let mode = Mode::from_raw_mode(0o666);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(dev, name, flags, mode)?;
-        bind(&device_of(&self.host_dev, name, FileType::CharacterDevice, major, minor)?, &point)
+        bind(&device_of(&self.ready.host_dev, name, FileType::CharacterDevice, major, minor)?, &point)
     }
 
     /// A device that not every sandbox has. One that need not be there may fail.
@@ -432,7 +416,7 @@ impl Build<'_> {
             Some(host) => host.strip_prefix("/dev/").ok_or(Errno::PERM)?,
             None => relative,
         };
-        let host = device_of(&self.host_dev, at, kind, device.major, device.minor)?;
+        let host = device_of(&self.ready.host_dev, at, kind, device.major, device.minor)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(&parent, name, flags, mode)?;
         bind(&host, &point)
@@ -441,7 +425,7 @@ impl Build<'_> {
     fn shelf(&mut self) -> Result<&mut Shelf, Failure> {
         if self.shelf.is_none() {
             let made =
-                Shelf::new(&self.host_dev).during(|| "making what covers the image's files".to_owned());
+                Shelf::new(&self.ready.host_dev).during(|| "making what covers the image's files".to_owned());
             self.shelf = Some(made?);
         }
         Ok(self.shelf.as_mut().expect("it was just made"))

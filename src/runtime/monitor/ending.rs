@@ -64,12 +64,11 @@ impl Monitor {
             }
         }
         let cleans = self.cleans(restarts);
-        let patience = Instant::now() + PATIENCE;
-        let mut until = if said { patience } else { Instant::now() + MOMENT };
-        while cleans && self.a_client_cleans() && Instant::now() < until {
-            self.turn(Some(until));
-            if !said && Instant::now() >= until {
-                (said, until) = (true, patience);
+        let begun = Instant::now();
+        while cleans && self.a_client_cleans() && begun.elapsed() < PATIENCE {
+            self.turn(Some(begun + if said { PATIENCE } else { MOMENT }));
+            if !said && begun.elapsed() >= MOMENT {
+                said = true;
                 self.save();
             }
         }

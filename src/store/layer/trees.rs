@@ -289,7 +289,7 @@ fn whiteouts(
     Ok(())
 }
 
-pub(super) fn times_of(stat: &Stat) -> Timestamps {
+pub(in crate::store) fn times_of(stat: &Stat) -> Timestamps {
     let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
     Timestamps { last_access: time, last_modification: time }
 }

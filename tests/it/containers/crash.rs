@@ -175,6 +175,31 @@ fn a_client_whose_monitor_was_killed_in_the_beginning_says_so_and_cleans() {
     }
 }
 
+#[test]
+fn a_client_that_is_stopped_leaves_no_state_of_a_program_that_runs() {
+    let Some(rig) = Rig::new() else { return };
+    let mut command =
+        rig.command(["run", "--network=none", "--rm", "busybox", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    client.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let id = rig.entries("containers").remove(0);
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    rig.stave(["kill", &id]).ok();
+    let comm = std::path::PathBuf::from(format!("/proc/{}/comm", rig.monitor(&id)));
+    wait_for("the state of one that has ended", LONG, || {
+        (rig.state(&id)["status"] == "exited").then_some(())
+    });
+    assert_eq!(std::fs::read_to_string(comm).unwrap(), "stave-sandbox\n", "it waits for its client still");
+    signal(nix::sys::signal::Signal::SIGCONT);
+    crate::harness::finish(client).code(137);
+    rig.nothing_is_left(&[&id]);
+}
+
 /// Kills each command after a growing while, so that all of its phases are met.
 #[test]
 fn commands_killed_at_any_point() {
